@@ -1,0 +1,137 @@
+"""Files written whole or not at all, and the hashes that prove it.
+
+Everything the product leaves on disk goes through here: it is written under a temporary name in the same folder, then
+renamed, so that a full disk, a crash or Ctrl-C never leaves half a file under a name that somebody trusts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from unias.errors import DataError, UniasError
+
+
+def explain_os_error(error: OSError, path: Path | str) -> UniasError:
+    """Turn the operating system's refusal to write ``path`` into one clear error."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DataError(f"{path}: the disk is full. Nothing half-written was kept; free some space and run again.")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return DataError(f"{path}: cannot be written (read-only or not permitted). Choose another output with -o.")
+    if error.errno in (errno.EEXIST, errno.ENOTDIR):
+        return DataError(f"{path}: a file is in the way of this folder. Remove it or choose another output with -o.")
+    return DataError(f"{path}: cannot be written: {error.strerror or error}. Choose another output with -o.")
+
+
+@contextlib.contextmanager
+def writing(path: Path | str) -> Iterator[Path]:
+    """Give a temporary path beside ``path``; rename it to ``path`` when the block ends well, remove it otherwise.
+
+    Raises DataError when the operating system refuses (disk full, read-only).
+    """
+    target = Path(path)
+    temporary: Path | None = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{target.name[:40]}.", suffix=".part" + target.suffix, dir=target.parent)
+        os.close(handle)
+        temporary = Path(name)
+        yield temporary
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, target)
+    except OSError as error:
+        raise explain_os_error(error, target) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def writing_folder(path: Path | str, replace: bool = False) -> Iterator[Path]:
+    """Give a temporary folder beside ``path``; rename it to ``path`` when the block ends well, remove it otherwise.
+
+    An existing folder of that name is an error unless ``replace``; then it is swapped out last and removed.
+    """
+    target = Path(path)
+    temporary: Path | None = None
+    try:
+        if target.exists() and not replace:
+            raise DataError(f"{target}: exists already. Choose another output with -o, or remove it.")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name[:40]}.", suffix=".part", dir=target.parent))
+        os.chmod(temporary, 0o777 & ~_umask())
+        yield temporary
+        if target.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{target.name[:40]}.", suffix=".old", dir=target.parent))
+            os.replace(target, old / "old")
+            os.replace(temporary, target)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            os.replace(temporary, target)
+    except OSError as error:
+        raise explain_os_error(error, target) from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def ensure_folder(path: Path | str) -> Path:
+    """Make ``path`` a folder that can be written to, proven by writing one file, before hours go into its content."""
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=".unias-", dir=folder)
+        os.close(handle)
+        os.unlink(name)
+    except OSError as error:
+        raise explain_os_error(error, folder) from error
+    return folder
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Write ``text`` as UTF-8 with plain line feeds, whole or not at all."""
+    with writing(path) as temporary:
+        temporary.write_bytes(text.encode("utf-8"))
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """Write ``value`` as indented JSON. NaN becomes null, since JSON has no NaN."""
+    write_text(path, json.dumps(json_ready(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def json_ready(value: Any) -> Any:
+    """The same value with NaN and infinities as None and numpy scalars as plain numbers."""
+    if isinstance(value, dict):
+        return {str(key): json_ready(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [json_ready(item) for item in value]
+    if hasattr(value, "item") and not isinstance(value, (str, bytes)) and getattr(value, "ndim", 0) == 0:
+        value = value.item()
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return None
+    if isinstance(value, Path):
+        return value.as_posix()
+    return value
+
+
+def sha256(path: Path | str) -> str:
+    """The SHA-256 of a file's bytes, in hex."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as handle:
+        while block := handle.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
