@@ -1,0 +1,67 @@
+"""Named settings: architectures, training recipes, and the presets that combine them.
+
+``paper`` and ``released`` are the source's; ``small`` is ours, made for two CPU cores (docs/LOG.md has the tries).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from unias.config import BackboneConfig, Config, MapConfig, ModelConfig, TrainConfig
+from unias.errors import UsageError
+
+ARCHITECTURES: dict[str, ModelConfig] = {
+    "paper": ModelConfig(),
+    "released": ModelConfig(sar="released", head_padding="each"),
+    "small": ModelConfig(
+        standardize=True,
+        jitter_scale=1.0,
+        jitter_norm="rms",
+        width=128,
+        ffn=512,
+        dropout=0.0,
+        norm="pre",
+        encoder_layers=2,
+        fpn_widths=(128, 128, 64, 32),
+        patch_widths=(),
+        cnn_residual=True,
+        head="subpixel",
+    ),
+}
+SOURCE_BACKBONE = BackboneConfig(name="tf_efficientnet_b4.aa_in1k")
+
+PRESETS: dict[str, Config] = {
+    "small": Config(
+        preset="small",
+        model=ARCHITECTURES["small"],
+        train=TrainConfig(
+            recipe="none",
+            batch_size=8,
+            epochs=16,
+            learning_rate=1e-3,
+            clip=1.0,
+            schedule="cosine",
+            warmup_steps=100,
+            ema=0.998,
+            cache=True,
+        ),
+    ),
+    "paper": Config(preset="paper", backbone=SOURCE_BACKBONE, model=ARCHITECTURES["paper"]),
+    "visa": Config(
+        preset="visa",
+        backbone=SOURCE_BACKBONE,
+        model=ARCHITECTURES["paper"],
+        train=TrainConfig(recipe="visa", loss_weight=1.0),
+    ),
+    "released": Config(preset="released", backbone=SOURCE_BACKBONE, model=ARCHITECTURES["released"]),
+}
+
+
+def preset(name: str) -> Config:
+    """The settings of a preset. Raises UsageError for a name that does not exist."""
+    if name not in PRESETS:
+        raise UsageError(f"preset: {name!r} is not one of {', '.join(PRESETS)}.")
+    return dataclasses.replace(PRESETS[name])
+
+
+_ = MapConfig
