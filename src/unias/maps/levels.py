@@ -9,12 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unias.model.filters import GaussianBlur
+from unias.model.losses import cosine_similarity
 from unias.model.unias import Reconstruction
 
 
 def cosine_distance(target: Tensor, output: Tensor) -> Tensor:
     """1 - cosine similarity over channels (eps 1e-8): (N, C, H, W) twice -> (N, H, W) in [0, 2]."""
-    return 1 - F.cosine_similarity(target.float(), output.float(), dim=1, eps=1e-8)
+    return 1 - cosine_similarity(target, output)
 
 
 class SmoothedLevel(nn.Module):
