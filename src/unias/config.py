@@ -111,7 +111,7 @@ class TrainConfig:
     learning_rate: float = 1e-4  # of AdamW, betas 0.9 / 0.999
     weight_decay: float = 1e-4  # on every trained parameter
     clip: float = 0.1  # largest total L2 norm of the gradient
-    schedule: str = "step"  # step: x 0.1 after drop_epochs | cosine: warm-up, then cosine to zero
+    schedule: str = "step"  # step: x 0.1 after drop_epochs | step_released: an epoch later | cosine: after warm-up
     drop_epochs: int = 400  # epochs between drops of the step schedule
     warmup_steps: int = 0  # linear warm-up of the cosine schedule
     ema: float = 0.0  # decay of averaged weights that become the model; 0 = none
@@ -126,7 +126,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _one_of("recipe", self.recipe, ("mvtec", "visa", "none"))
         _one_of("cosine_sign", self.cosine_sign, ("paper", "released"))
-        _one_of("schedule", self.schedule, ("step", "cosine"))
+        _one_of("schedule", self.schedule, ("step", "step_released", "cosine"))
         _one_of("precision", self.precision, ("auto", "32-true", "bf16-mixed"))
         if self.batch_size < 1 or self.epochs < 1 or (self.steps is not None and self.steps < 1):
             raise UsageError("batch_size, epochs and steps must be at least 1.")

@@ -53,7 +53,12 @@ PRESETS: dict[str, Config] = {
         model=ARCHITECTURES["paper"],
         train=TrainConfig(recipe="visa", loss_weight=1.0),
     ),
-    "released": Config(preset="released", backbone=SOURCE_BACKBONE, model=ARCHITECTURES["released"]),
+    "released": Config(
+        preset="released",
+        backbone=SOURCE_BACKBONE,
+        model=ARCHITECTURES["released"],
+        train=TrainConfig(schedule="step_released"),
+    ),
 }
 
 

@@ -8,7 +8,7 @@ The backbone is not part of this module: it is frozen, and its features may come
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
@@ -21,8 +21,7 @@ from unias.model.sar import PlainQuery, ReleasedQuery, SampleAwareQuery
 from unias.model.tokens import TokenEmbedding
 
 
-@dataclass(frozen=True)
-class Reconstruction:
+class Reconstruction(NamedTuple):
     """What one forward pass gives, a level: (N, C_k, H_k, W_k) each, keyed coarse to fine."""
 
     targets: dict[int, Tensor]

@@ -1,0 +1,94 @@
+"""Frozen features on disk: computed once, read back by memory mapping, bounded, keyed by content.
+
+One folder an entry, under ``$UNIAS_CACHE`` or the user's cache folder. The key is a hash of every photo's bytes, the
+transform and the backbone, so a photo that changes or other weights never meet stale features. Entries are written whole or
+not at all; the oldest go when the bound would be passed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unias.files import sha256, writing_folder
+
+Arrays = dict[int, NDArray[np.float16]]
+
+
+def cache_root() -> Path:
+    """``$UNIAS_CACHE``, else the platform's user cache folder."""
+    if named := os.environ.get("UNIAS_CACHE"):
+        return Path(named)
+    if os.name == "nt":
+        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "unias" / "cache"
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "unias"
+
+
+def content_key(paths: Sequence[Path], settings: dict[str, object]) -> str:
+    """A hash of the photos' bytes, in order, and of every setting that changes their features."""
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode("utf-8"))
+    for path in paths:
+        digest.update(bytes.fromhex(sha256(path)))
+    return digest.hexdigest()[:32]
+
+
+def bytes_needed(count: int, shapes: dict[int, tuple[int, ...]]) -> int:
+    """What ``count`` photos take as float16."""
+    return 2 * count * sum(int(np.prod(shape)) for shape in shapes.values())
+
+
+def open_entry(key: str, count: int) -> Arrays | None:
+    """The cached features {level: (count, C, H, W)}, memory-mapped read-only, or None where they are not (whole) there."""
+    folder = cache_root() / key
+    files = sorted(folder.glob("level*.npy"))
+    if not files:
+        return None
+    try:
+        arrays = {int(file.stem.removeprefix("level")): np.load(file, mmap_mode="r") for file in files}
+        os.utime(folder)
+    except (OSError, ValueError):
+        return None
+    return arrays if all(len(array) == count for array in arrays.values()) else None
+
+
+def write_entry(
+    key: str, count: int, shapes: dict[int, tuple[int, ...]], batches: Iterable[dict[int, NDArray[np.float32]]], bound: int
+) -> Arrays:
+    """Fill one entry batch by batch and open it. ``bound``: bytes the whole cache may take after it."""
+    make_room(bound - bytes_needed(count, shapes))
+    with writing_folder(cache_root() / key, replace=True) as folder:
+        arrays = {
+            level: np.lib.format.open_memmap(folder / f"level{level}.npy", "w+", np.float16, (count, *shape))
+            for level, shape in shapes.items()
+        }
+        start = 0
+        for batch in batches:
+            for level, values in batch.items():
+                arrays[level][start : start + len(values)] = values
+            start += len(next(iter(batch.values())))
+        for array in arrays.values():
+            array.flush()
+        del arrays
+    opened = open_entry(key, count)
+    assert opened is not None and start == count
+    return opened
+
+
+def make_room(bound: int) -> None:
+    """Remove the entries used longest ago until the rest takes at most ``bound`` bytes."""
+    root = cache_root()
+    if not root.is_dir():
+        return
+    entries = sorted((entry for entry in root.iterdir() if entry.is_dir()), key=lambda entry: -entry.stat().st_mtime)
+    total = 0
+    for entry in entries:
+        total += sum(file.stat().st_size for file in entry.rglob("*") if file.is_file())
+        if total > bound:
+            shutil.rmtree(entry, ignore_errors=True)

@@ -1,0 +1,132 @@
+"""The machine a run happens on: device, threads, seed, precision; and the stamp that figures carry."""
+
+from __future__ import annotations
+
+import os
+import platform
+import random
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from unias.errors import UsageError
+
+
+def pick_device(choice: str = "auto") -> torch.device:
+    """auto = cuda, then mps, then cpu. Raises UsageError for a device that is not here."""
+    if choice == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        if torch.backends.mps.is_available():
+            return torch.device("mps")
+        return torch.device("cpu")
+    try:
+        device = torch.device(choice)
+    except RuntimeError as error:
+        raise UsageError(f"--device: {choice!r} is not a device. Use auto, cpu, cuda, cuda:1 or mps.") from error
+    here = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not here.get(device.type, False):
+        raise UsageError(f"--device: {choice!r} is not on this machine. Use --device auto or cpu.")
+    return device
+
+
+def set_threads(threads: int | None) -> None:
+    """Limit the threads of tensor operations; None leaves torch's default (all cores)."""
+    if threads is None:
+        return
+    if threads < 1:
+        raise UsageError(f"--threads: {threads} must be at least 1.")
+    torch.set_num_threads(threads)
+
+
+def seed_everything(seed: int) -> None:
+    """Same seed, data, machine, thread count and versions give the same numbers; another processor, thread count or torch
+    release may round differently, so figures then agree closely but not to the bit."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def step_seed(seed: int, step: int) -> int:
+    """The seed of one training step's noise: a resumed run draws what the whole run would have drawn."""
+    return (seed * 1_000_003 + step * 7_919 + 17) % 2**63
+
+
+def cpu_has_bfloat16() -> bool:
+    """True where the processor multiplies bfloat16 itself (AVX512-BF16 or AMX): elsewhere it is slower than float32."""
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(bool(getattr(torch.cpu, name, lambda: False)()) for name in names)
+
+
+def pick_precision(choice: str, device: torch.device) -> str:
+    """Lightning's name of the precision: auto is bf16-mixed on a GPU that has it, float32 elsewhere."""
+    if choice != "auto":
+        return choice
+    if device.type == "cuda" and torch.cuda.is_bf16_supported():
+        return "bf16-mixed"
+    return "32-true"
+
+
+def processor_name() -> str:
+    """The processor as the operating system calls it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def machine(device: torch.device | None = None) -> str:
+    """One line: processor, cores, memory, accelerator."""
+    cores = os.cpu_count() or 1
+    try:
+        memory = f", {os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB"
+    except (AttributeError, ValueError, OSError):
+        memory = ""
+    accelerator = f", {torch.cuda.get_device_name(device)}" if device is not None and device.type == "cuda" else ""
+    bf16 = ", bfloat16" if cpu_has_bfloat16() else ""
+    return f"{processor_name()}, {cores} cores{memory}{bf16}{accelerator}, {platform.system()}"
+
+
+def versions() -> dict[str, str]:
+    """Versions that decide the numbers."""
+    import timm
+    import torchvision
+
+    from unias import __version__
+
+    return {
+        "unias": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "timm": timm.__version__,
+        "numpy": np.__version__,
+    }
+
+
+def commit() -> str:
+    """The git commit of the package's own checkout with "+" where files differ from it; "release" outside a checkout."""
+    folder = Path(__file__).resolve().parent
+
+    def git(*arguments: str) -> str:
+        answer = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=10, check=False)
+        return answer.stdout.strip() if answer.returncode == 0 else ""
+
+    try:
+        if not git("ls-files", "--error-unmatch", "errors.py"):
+            return "release"
+        head = git("rev-parse", "--short=12", "HEAD")
+        return head + ("+" if git("status", "--porcelain", "--untracked-files=no", "--", ".") else "")
+    except (OSError, subprocess.SubprocessError):
+        return "release"
+
+
+def stamp(device: torch.device | None = None) -> dict[str, Any]:
+    """What every figure carries: commit, versions and machine."""
+    return {"commit": commit(), "machine": machine(device), "threads": torch.get_num_threads(), "versions": versions()}

@@ -1,0 +1,120 @@
+"""Where training batches come from: a feature cache, or photos through augmentation and the frozen backbone.
+
+Both give the same batch for the same (seed, step) whatever was asked before, so that a resumed run sees what the whole run
+would have seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from unias.backbones.timm_backbone import FrozenBackbone
+from unias.data.cache import Arrays
+from unias.data.decode import load_input
+from unias.data.layouts import Sample
+from unias.data.transforms import augment, draw
+from unias.errors import DataError
+
+
+class Batches(Protocol):
+    """features(start) yields ({level: (N, C, H, W)} float32 on the device, names of the photos) from that step on."""
+
+    steps_per_epoch: int
+
+    def features(self, start: int, stop: int) -> Iterator[tuple[dict[int, Tensor], list[str]]]: ...
+
+
+def epoch_order(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    """All photos of all products shuffled together, anew each epoch."""
+    return np.random.default_rng([seed, 1, epoch]).permutation(count)
+
+
+def batch_indices(count: int, batch_size: int, seed: int, step: int) -> NDArray[np.int64]:
+    """The photos of one step; an epoch's last batch may be smaller, and is not dropped (spec section 9)."""
+    per_epoch = -(-count // batch_size)
+    epoch, place = divmod(step, per_epoch)
+    return epoch_order(count, seed, epoch)[place * batch_size : (place + 1) * batch_size]
+
+
+class CachedBatches:
+    """Batches out of memory-mapped features."""
+
+    def __init__(self, arrays: Arrays, names: Sequence[str], batch_size: int, seed: int, device: torch.device) -> None:
+        self.arrays = arrays
+        self.names = list(names)
+        self.batch_size = batch_size
+        self.seed = seed
+        self.device = device
+        self.steps_per_epoch = -(-len(self.names) // batch_size)
+
+    def features(self, start: int, stop: int) -> Iterator[tuple[dict[int, Tensor], list[str]]]:
+        for step in range(start, stop):
+            chosen = np.sort(batch_indices(len(self.names), self.batch_size, self.seed, step))
+            batch = {
+                level: torch.from_numpy(np.asarray(array[chosen])).to(self.device).float() for level, array in self.arrays.items()
+            }
+            yield batch, [self.names[index] for index in chosen]
+
+
+class StepDataset(Dataset[Any]):
+    """One item a step: the decoded and augmented photos of that step (picklable, so spawned workers can hold it)."""
+
+    def __init__(
+        self, samples: Sequence[Sample], size: int, bits: int | None, recipe: str, batch_size: int, seed: int
+    ) -> None:
+        self.samples = list(samples)
+        self.size = size
+        self.bits = bits
+        self.recipe = recipe
+        self.batch_size = batch_size
+        self.seed = seed
+        self.steps_per_epoch = -(-len(self.samples) // batch_size)
+
+    def __getitem__(self, step: int) -> tuple[Tensor, list[str]] | DataError:
+        """A DataError is handed over as a value: raised in a worker it would arrive wrapped in a traceback."""
+        epoch = step // self.steps_per_epoch
+        chosen = [self.samples[i] for i in batch_indices(len(self.samples), self.batch_size, self.seed, step)]
+        try:
+            images = [
+                augment(load_input(s.path, self.size, self.bits)[0], s.product, self.recipe, draw(self.seed, epoch, s.key))
+                for s in chosen
+            ]
+        except DataError as error:
+            return DataError(str(error))
+        return torch.from_numpy(np.stack(images)), [str(s.path) for s in chosen]
+
+
+class ImageBatches:
+    """Batches from photos: decoded (in ``workers`` processes, 0 = in this one), augmented, through the frozen backbone.
+
+    Workers are started with "spawn", the one method that every platform has.
+    """
+
+    def __init__(self, dataset: StepDataset, backbone: FrozenBackbone, device: torch.device, workers: int = 0) -> None:
+        self.dataset = dataset
+        self.backbone = backbone
+        self.device = device
+        self.workers = workers
+        self.steps_per_epoch = dataset.steps_per_epoch
+
+    def features(self, start: int, stop: int) -> Iterator[tuple[dict[int, Tensor], list[str]]]:
+        loader: DataLoader[Any] = DataLoader(
+            self.dataset,
+            batch_size=None,
+            sampler=range(start, stop),
+            num_workers=self.workers,
+            multiprocessing_context="spawn" if self.workers else None,
+            pin_memory=False,
+        )
+        for item in loader:
+            if isinstance(item, DataError):
+                raise item
+            images, names = item
+            yield self.backbone(images.to(self.device)), names

@@ -1,0 +1,255 @@
+"""The training loop: one model, one criterion, one optimiser (spec section 9)."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unias.config import TrainConfig
+from unias.errors import Interrupted, TrainingError
+from unias.model.losses import level_losses
+from unias.model.unias import UniAS
+from unias.progress import Progress
+from unias.runtime import step_seed
+from unias.training.batches import Batches
+from unias.training.budget import Budget
+from unias.training.checkpoint import TrainState, load_state, save_state
+
+LOG_EVERY = 10
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What training came to."""
+
+    steps: int
+    epochs: float
+    seconds: float
+    first_loss: float
+    last_loss: float  # mean of the last 50 steps
+    resumed_at: int
+
+
+def learning_rate(step: int, total: int | None, steps_per_epoch: int, config: TrainConfig) -> float:
+    """The rate of one step, counted from 0. During warm-up it does not depend on ``total`` (which --minutes may not have
+    fixed yet).
+
+    step: x 0.1 after every ``drop_epochs`` epochs. step_released: the same, one epoch later (401, 400, 199 epochs of 1000).
+    """
+    if config.schedule in ("step", "step_released"):
+        epoch = step // steps_per_epoch
+        late = 1 if config.schedule == "step_released" else 0
+        return config.learning_rate * 0.1 ** (max(epoch - late, 0) // config.drop_epochs)
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    assert total is not None, "the number of steps is fixed before warm-up ends"
+    done = (step - config.warmup_steps) / max(1, total - config.warmup_steps)
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+class Averaged:
+    """Exponential moving average of the weights; early on it forgets faster, so that the start does not linger."""
+
+    def __init__(self, model: torch.nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.values = {name: value.detach().clone() for name, value in model.state_dict().items()} if decay else {}
+
+    @torch.no_grad()
+    def update(self, model: torch.nn.Module, step: int) -> None:
+        if not self.values:
+            return
+        weight = 1 - min(self.decay, (step + 1) / (step + 10))
+        current = model.state_dict()
+        names = [name for name, value in self.values.items() if value.is_floating_point()]
+        torch._foreach_lerp_([self.values[n] for n in names], [current[n] for n in names], weight)
+
+
+class Trainer:
+    """Runs the steps of one training run, from the first or from a saved state.
+
+    Args:
+        fabric: a Lightning Fabric: it owns device, precision and loggers.
+        state_folder: where the state for --resume lies while training.
+        fingerprint: data, split and settings in one word; a state with another is refused.
+        reserve: seconds that statistics, cuts and writing will take, asked once the steps are timed.
+    """
+
+    def __init__(
+        self,
+        model: UniAS,
+        batches: Batches,
+        config: TrainConfig,
+        fabric: Any,
+        state_folder: Path,
+        fingerprint: str,
+        progress: Progress,
+        budget: Budget | None = None,
+        reserve: Callable[[], float] = lambda: 0.0,
+    ) -> None:
+        self.config = config
+        self.batches = batches
+        self.fabric = fabric
+        self.state_folder = state_folder
+        self.fingerprint = fingerprint
+        self.progress = progress
+        self.budget = budget
+        self.reserve = reserve
+        optimizer = torch.optim.AdamW(
+            model.parameters(), lr=config.learning_rate, betas=(0.9, 0.999), weight_decay=config.weight_decay
+        )
+        self.plain = model
+        self.model, self.optimizer = fabric.setup(model, optimizer)
+        self.averaged = Averaged(model, config.ema)
+        self.losses: list[float] = []
+        self.seconds_before = 0.0
+
+    def fit(self, resume: bool) -> Outcome:
+        """Train; the model ends with its averaged weights where the settings ask for them.
+
+        Raises:
+            TrainingError: a loss that is not finite; names step and files.
+            Interrupted: Ctrl-C; the state was kept.
+        """
+        state = load_state(self.state_folder, self.fingerprint) if resume else None
+        start, total = 0, self._planned()
+        if state is not None:
+            self._restore(state)
+            start, total = state.step, state.total_steps
+            self.progress.say(f"resumed at step {start} of {total}")
+        began = time.monotonic()
+        self.model.train()
+        done = start
+        try:
+            if total is None:
+                done, total = self._probe(began)
+            self._steps(done, total, began)
+        except KeyboardInterrupt as error:
+            raise Interrupted(
+                f"training was interrupted; its state is in {self.state_folder}. Run the same command with --resume to go on."
+            ) from error
+        if self.averaged.values:
+            self.plain.load_state_dict(self.averaged.values)
+        self.plain.eval()
+        recent = self.losses[-50:]
+        return Outcome(
+            steps=total,
+            epochs=total / self.batches.steps_per_epoch,
+            seconds=self.seconds_before + time.monotonic() - began,
+            first_loss=self.losses[0],
+            last_loss=sum(recent) / len(recent),
+            resumed_at=start,
+        )
+
+    def _planned(self) -> int | None:
+        """The number of steps, or None where the minutes decide."""
+        if self.config.steps is not None:
+            return self.config.steps
+        if self.budget is not None:
+            return None
+        return self.config.epochs * self.batches.steps_per_epoch
+
+    def _probe(self, began: float) -> tuple[int, int]:
+        """Time real steps (at most the warm-up, at most a tenth of the budget), then fix the number of steps."""
+        assert self.budget is not None
+        most = self.config.warmup_steps if self.config.schedule == "cosine" else 50
+        times: list[float] = []
+        last = time.monotonic()
+        done = 0
+        for features, names in self.batches.features(0, max(most, 1)):
+            self._step(done, None, features, names)
+            done += 1
+            now = time.monotonic()
+            times.append(now - last)
+            last = now
+            if done >= 5 and now - began > 0.1 * self.budget.minutes * 60:
+                break
+        settled = sorted(times[1:] or times)
+        self.budget.reserve = self.reserve()
+        mean = sum(settled[: max(1, int(len(settled) * 0.95))]) / max(1, int(len(settled) * 0.95))
+        total = self.budget.steps_that_fit(done, mean)
+        self.progress.say(
+            f"{mean * 1000:.0f} ms a step: {total} steps in {self.budget.minutes:g} minutes (repeat exactly with --steps {total})"
+        )
+        return done, total
+
+    def _steps(self, start: int, total: int, began: float) -> None:
+        kept = time.monotonic()
+        if start >= total:
+            return
+        with self.progress.stage("training", total) as advance:
+            advance(start)
+            done = start
+            try:
+                for features, names in self.batches.features(start, total):
+                    self._step(done, total, features, names)
+                    done += 1
+                    advance(1, f"loss {self.losses[-1]:.3f}")
+                    if time.monotonic() - kept > self.config.checkpoint_minutes * 60 and done < total:
+                        self._keep(done, total, began)
+                        kept = time.monotonic()
+            except KeyboardInterrupt:
+                self._keep(done, total, began)
+                raise
+
+    def _step(self, step: int, total: int | None, features: dict[int, Tensor], names: list[str]) -> None:
+        torch.manual_seed(step_seed(self.config.seed, step))
+        rate = learning_rate(step, total, self.batches.steps_per_epoch, self.config)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        losses = level_losses(self.model(features))
+        loss = losses.total(self.config.loss_weight, self.config.cosine_sign)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"the loss of step {step} is {value}; its photos: {', '.join(names)}. Look at these files, or try a lower "
+                "learning rate."
+            )
+        self.optimizer.zero_grad(set_to_none=True)
+        self.fabric.backward(loss)
+        self.fabric.clip_gradients(self.model, self.optimizer, max_norm=self.config.clip, error_if_nonfinite=False)
+        self.optimizer.step()
+        self.averaged.update(self.plain, step)
+        self.losses.append(value)
+        if step % LOG_EVERY == 0 and self.fabric.loggers:
+            levels = {f"mse/level{k}": float(v.detach()) for k, v in losses.mse.items()}
+            levels |= {f"cosine/level{k}": float(v.detach()) for k, v in losses.cosine.items()}
+            self.fabric.log_dict({"loss": value, "learning_rate": rate, **levels}, step=step)
+
+    def _keep(self, step: int, total: int, began: float) -> None:
+        save_state(
+            self.state_folder,
+            TrainState(
+                step=step,
+                total_steps=total,
+                fingerprint=self.fingerprint,
+                model=self.plain.state_dict(),
+                optimizer=self.optimizer.state_dict(),
+                averaged=self.averaged.values,
+                seconds=self.seconds_before + time.monotonic() - began,
+                losses=self.losses,
+            ),
+        )
+
+    def _restore(self, state: TrainState) -> None:
+        self.plain.load_state_dict(state.model)
+        self.optimizer.load_state_dict(state.optimizer)
+        for name, value in state.averaged.items():
+            self.averaged.values[name].copy_(value)
+        self.losses = list(state.losses)
+        self.seconds_before = state.seconds
+
+
+def build_fabric(device: torch.device, precision: str, loggers: list[Any]) -> Any:
+    """Lightning Fabric on one device."""
+    from lightning_fabric import Fabric
+
+    accelerator = {"cuda": "cuda", "mps": "mps"}.get(device.type, "cpu")
+    devices: Any = [device.index or 0] if device.type == "cuda" else 1
+    return Fabric(accelerator=accelerator, devices=devices, precision=precision, loggers=loggers)  # type: ignore[arg-type]
