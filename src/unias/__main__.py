@@ -1,0 +1,6 @@
+"""``python -m unias``."""
+
+from unias.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""The command line: one file a command, each parse -> settings -> one call. Heavy imports stay inside the commands, so that
+``--help`` answers at once.
+
+Exit codes: 0 done, 1 failed, 2 usage, 3 bad data, 4 missing weights or extra, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from unias.cli import convert, data, demo, evaluate, predict, train
+from unias.errors import EXIT_FAILURE, EXIT_INTERRUPTED, UniasError
+
+EXIT_CODES = "Exit codes: 0 done, 1 failed, 2 usage, 3 bad data, 4 missing weights or extra, 130 interrupted."
+
+app = typer.Typer(
+    name="unias",
+    help="One model for every product line: learns from photos of good parts alone and marks defects pixel by pixel.",
+    epilog=EXIT_CODES,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command(epilog=EXIT_CODES)(train.train)
+app.command(epilog=EXIT_CODES)(predict.predict)
+app.command(epilog=EXIT_CODES)(evaluate.evaluate)
+app.command(epilog=EXIT_CODES)(data.data)
+app.command(epilog=EXIT_CODES)(convert.convert)
+app.command(epilog=EXIT_CODES)(demo.demo)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from unias import __version__
+
+        typer.echo(f"unias {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version and stop."),
+) -> None:
+    """Set up nothing: every command stands alone."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command; every error becomes one line on standard error and an exit code."""
+    try:
+        app(arguments)
+    except UniasError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("interrupted.", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(EXIT_FAILURE)
+    except MemoryError:
+        print("error: out of memory. Use a smaller --size, or another machine.", file=sys.stderr)
+        sys.exit(EXIT_FAILURE)

@@ -1,0 +1,59 @@
+"""``unias evaluate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from unias.cli import options
+
+
+def evaluate(
+    model: Path = typer.Argument(..., help="Model folder made by unias train."),
+    data: Path = typer.Argument(..., help="Folder with test photos (and masks) in MVTec-AD or VisA layout."),
+    output: Path = typer.Option(..., "-o", "--output", help="Folder for metrics.json, table.md, table.csv and index.html."),
+    size: str = typer.Option("model", help="Maps and masks at the model's input size (model) or each photo's (original)."),
+    subset: list[str] = typer.Option(
+        [], help="NAME=FILE: also figures for the photos listed in FILE (paths below DATA) and for the rest."
+    ),
+    page: bool = typer.Option(True, help="Write index.html with pictures."),
+    device: str = options.Device,
+    threads: int | None = options.Threads,
+    as_json: bool = options.AsJson,
+    quiet: bool = options.Quiet,
+) -> None:
+    """The protocol of the paper on test photos: metrics.json, a table in the paper's form, a page with pictures."""
+    from unias.api import evaluate as run
+    from unias.api import load
+    from unias.report.tables import percent
+    from unias.runtime import set_threads
+
+    set_threads(threads)
+    document = run(
+        load(model, device), data, output, size=size, subsets=_subsets(subset), page=page, progress=options.progress(quiet)
+    )
+    lines = [
+        f"{name}: pAP {percent(v['pap'])}, DSC {percent(v['dsc'])} (oracle; empty mask {percent(v['dsc_empty'])}), "
+        f"image AUROC {percent(v['image_auroc'])}"
+        for name, v in {**document["classes"], "mean": document["mean"]}.items()
+    ]
+    lines += [
+        f"mean of {name}: pAP {percent(part['mean']['pap'])}, image AUROC {percent(part['mean']['image_auroc'])}"
+        for name, part in document.get("subsets", {}).items()
+    ]
+    lines.append(f"Figures: {output / 'metrics.json'}" + (f", report: {output / 'index.html'}" if page else ""))
+    options.answer(as_json, document, "\n".join(lines))
+
+
+def _subsets(wishes: list[str]) -> dict[str, list[str]]:
+    from unias.errors import UsageError
+
+    found: dict[str, list[str]] = {}
+    for wish in wishes:
+        name, _, file = wish.partition("=")
+        try:
+            found[name] = [line.strip() for line in Path(file).read_text(encoding="utf-8").splitlines() if line.strip()]
+        except OSError as error:
+            raise UsageError(f"--subset {wish}: {file!r} cannot be read. Give NAME=FILE with one path a line.") from error
+    return found

@@ -1,0 +1,33 @@
+"""Options that several commands share, worded once."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import typer
+
+Device = typer.Option("auto", "--device", help="auto, cpu, cuda, cuda:1 or mps. auto takes a GPU where there is one.")
+Threads = typer.Option(None, "--threads", min=1, help="Threads of tensor operations. Default: all cores.")
+AsJson = typer.Option(False, "--json", help="Print the outcome as one JSON object on standard output.")
+Quiet = typer.Option(False, "--quiet", "-q", help="No progress bars and no information, only errors.")
+Bits = typer.Option(None, "--bits", min=9, max=16, help="Real depth of data kept in 16-bit files, such as 12.")
+
+
+def progress(quiet: bool) -> Any:
+    """Bars on a terminal, lines in a log, nothing when quiet."""
+    from unias.progress import Progress
+
+    return Progress("silent" if quiet else "auto")
+
+
+def answer(as_json: bool, outcome: dict[str, Any], text: str) -> None:
+    """The last word of a command, on standard output."""
+    if as_json:
+        from unias.files import json_ready
+
+        json.dump(json_ready(outcome), sys.stdout, ensure_ascii=False)
+        sys.stdout.write("\n")
+    else:
+        typer.echo(text)

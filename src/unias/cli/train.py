@@ -1,0 +1,67 @@
+"""``unias train``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from unias.cli import options
+
+
+def train(
+    data: Path = typer.Argument(..., help="Folder of photos: MVTec-AD or VisA layout, product/*.png, or one flat folder."),
+    output: Path = typer.Option(..., "-o", "--output", help="Folder of the model; must be new."),
+    preset: str = typer.Option("small", help="small (2 CPU cores), paper, visa or released (the source's, for a GPU)."),
+    config: Path | None = typer.Option(None, help="YAML settings instead of a preset, as in configs/."),
+    minutes: float | None = typer.Option(None, help="Time from now to the model on disk; fixes the number of steps."),
+    steps: int | None = typer.Option(None, min=1, help="Number of optimiser steps."),
+    epochs: int | None = typer.Option(None, min=1, help="Passes over the training photos."),
+    backbone: str | None = typer.Option(None, help="Any timm features_only network with strides 2, 4, 8, 16."),
+    weights: str | None = typer.Option(None, help="Its weights: a .safetensors or .pth file, a timm name, or random."),
+    size: int | None = typer.Option(None, help="Side of the square input in pixels, a multiple of 32 from 128 up."),
+    bits: int | None = options.Bits,
+    seed: int | None = typer.Option(None, help="Seed of weights, split, order and noise. Default: the preset's, 0."),
+    resume: bool = typer.Option(False, help="Go on with the unfinished training in the output folder."),
+    skip_bad: bool = typer.Option(False, "--skip-bad", help="Leave unreadable photos out, each named, instead of stopping."),
+    workers: int = typer.Option(0, min=0, help="Processes that decode photos when features are not cached."),
+    logger: str = typer.Option("none", help="none, csv, tensorboard, wandb or mlflow."),
+    device: str = options.Device,
+    threads: int | None = options.Threads,
+    as_json: bool = options.AsJson,
+    quiet: bool = options.Quiet,
+) -> None:
+    """Train ONE model on every product found in DATA, from photos of good parts alone."""
+    from unias.api import train as run
+    from unias.config import load_config
+
+    model = run(
+        data,
+        output,
+        preset=preset,
+        config=load_config(config) if config is not None else None,
+        minutes=minutes,
+        steps=steps,
+        epochs=epochs,
+        backbone=backbone,
+        weights=weights,
+        size=size,
+        bits=bits,
+        seed=seed,
+        resume=resume,
+        device=device,
+        threads=threads,
+        workers=workers,
+        logger=logger,
+        skip_bad=skip_bad,
+        progress=options.progress(quiet),
+    )
+    record = model.record
+    lines = [
+        f"{p.name}: cut {p.cut.value:.6g} from {p.cut.held_out} held-out photos"
+        + (" (provisional)" if p.cut.provisional else f", {p.cut.false_alarm_rate:.1%} false alarms on average")
+        for p in model.products
+    ]
+    lines.append(f"{record['steps']} steps, {record['minutes']} minutes. Model: {output}")
+    cuts = {p.name: {"cut": p.cut.value, "held_out": p.cut.held_out, "provisional": p.cut.provisional} for p in model.products}
+    options.answer(as_json, {"model": output, **record, "products": cuts}, "\n".join(lines))

@@ -1,0 +1,53 @@
+"""Which good photos are held out for the cuts: chosen by hash, so by seed and names alone, on every machine."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Sequence
+
+from unias.data.layouts import Sample
+from unias.errors import UsageError
+
+
+def hold_out(keys: Sequence[str], seed: int, fraction: float = 0.2, at_least: int = 20) -> tuple[list[str], list[str]]:
+    """Split one product's good photos into (training, held out), each sorted.
+
+    Held out are ``max(fraction * n to the nearest, min(at_least, n // 2))`` of n, never so many that no training photo
+    is left: those whose SHA-256 of "seed:key" is smallest. The order of ``keys`` does not matter.
+
+    Raises UsageError for a fraction outside [0, 1), a negative ``at_least``, or a key given twice.
+    """
+    if not 0 <= fraction < 1 or at_least < 0:
+        raise UsageError(f"held-out fraction {fraction}, at least {at_least}: give 0 <= fraction < 1 and 0 or more.")
+    if len(set(keys)) != len(keys):
+        twice = sorted(key for key in set(keys) if list(keys).count(key) > 1)
+        raise UsageError(f"{twice[0]}: named twice among the photos to split. Name every photo once.")
+    count = len(keys)
+    held = max(math.floor(fraction * count + 0.5), min(at_least, count // 2))
+    held = max(0, min(held, count - 1))
+    ranked = sorted(keys, key=lambda key: (_rank(seed, key), key))
+    return sorted(ranked[held:]), sorted(ranked[:held])
+
+
+def hold_out_products(
+    samples: Iterable[Sample], seed: int, fraction: float = 0.2, at_least: int = 20
+) -> dict[str, tuple[list[Sample], list[Sample]]]:
+    """``hold_out`` for each product's good training photos: {product: (training, held out)}, each sorted by key.
+
+    Test photos and photos of defects are left aside, never held out.
+    """
+    products: dict[str, dict[str, Sample]] = {}
+    for sample in samples:
+        if sample.split == "train" and sample.is_good:
+            products.setdefault(sample.product, {})[sample.key] = sample
+    split = {}
+    for product in sorted(products):
+        by_key = products[product]
+        train, held = hold_out(list(by_key), seed, fraction, at_least)
+        split[product] = ([by_key[key] for key in train], [by_key[key] for key in held])
+    return split
+
+
+def _rank(seed: int, key: str) -> str:
+    return hashlib.sha256(f"{int(seed)}:{key}".encode("utf-8", "surrogateescape")).hexdigest()

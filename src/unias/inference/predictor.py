@@ -1,0 +1,170 @@
+"""A trained model in use: photos in, Results out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from unias.config import Config
+from unias.data.decode import load_input, to_display
+from unias.errors import DataError, UsageError
+from unias.inference.result import Result, pred_score
+from unias.inference.sources import OnePhoto, each_photo, is_one_photo
+from unias.inference.store import ProductInfo, StoredModel, load_model, save_model
+from unias.runtime import pick_device
+
+OnError = Callable[[OnePhoto, DataError], None]
+
+
+class Model:
+    """One model for every product it was trained on. ``unias.load`` and ``unias.train`` make it."""
+
+    def __init__(self, stored: StoredModel) -> None:
+        self._stored = stored
+        self.detector = stored.detector.eval()
+        self._index = {product.name: place for place, product in enumerate(stored.products)}
+
+    @classmethod
+    def load(cls, folder: Path | str, device: str = "auto") -> Model:
+        """Raises DataError naming what is wrong with the folder, UsageError for a device that is not here."""
+        return cls(load_model(folder, pick_device(device)))
+
+    def save(self, folder: Path | str) -> None:
+        """Write the model folder, whole or not at all."""
+        save_model(Path(folder), self._stored)
+
+    @property
+    def config(self) -> Config:
+        """Every setting it was trained with."""
+        return self._stored.config
+
+    @property
+    def products(self) -> tuple[ProductInfo, ...]:
+        """Its products, with their cuts."""
+        return self._stored.products
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """Data, seed, steps, minutes, machine, versions."""
+        return self._stored.record
+
+    def predict(
+        self,
+        source: Any,
+        product: str | None = None,
+        levels: bool = False,
+        image: bool = False,
+        batch_size: int = 8,
+        on_error: OnError | None = None,
+    ) -> Any:
+        """One photo (path, bytes, PIL image, array) gives one Result; anything else an iterator of Results in order, with flat
+        memory: a folder, a pattern, an N x H x W x 3 array, any iterable.
+
+        Args:
+            product: which product the photos show; None = the nearest class mean of pooled features.
+            levels: keep the level maps (supplement Fig. 3).
+            image: keep the photo as the model saw it.
+            on_error: called with a photo that cannot be read and its error, instead of raising.
+
+        Raises:
+            DataError: a photo that cannot be read; names it.
+            UsageError: a product the model does not know, or something that is no photo.
+        """
+        if product is not None and product not in self._index:
+            raise UsageError(f"product: {product!r} is not one of this model's: {', '.join(self._index)}.")
+        if is_one_photo(source):
+            return next(self._results([source], product, levels, image, 1, None))
+        return self._results(each_photo(source), product, levels, image, batch_size, on_error)
+
+    def predict_as(self, photos: Sequence[Path], products: Sequence[str], **options: Any) -> Iterator[Result]:
+        """Results of photos whose products are known, one name a photo."""
+        for start in range(0, len(photos), 8):
+            names = products[start : start + 8]
+            for name in names:
+                if name not in self._index:
+                    raise UsageError(f"product: {name!r} is not one of this model's: {', '.join(self._index)}.")
+            yield from self._batch(list(photos[start : start + 8]), list(names), **options)
+
+    def _results(
+        self,
+        photos: Iterable[OnePhoto],
+        product: str | None,
+        levels: bool,
+        image: bool,
+        batch_size: int,
+        on_error: OnError | None,
+    ) -> Iterator[Result]:
+        waiting: list[OnePhoto] = []
+        for photo in photos:
+            waiting.append(photo)
+            if len(waiting) == batch_size:
+                yield from self._batch(waiting, [product] * len(waiting), levels=levels, image=image, on_error=on_error)
+                waiting = []
+        if waiting:
+            yield from self._batch(waiting, [product] * len(waiting), levels=levels, image=image, on_error=on_error)
+
+    def _batch(
+        self,
+        photos: list[OnePhoto],
+        names: Sequence[str | None],
+        levels: bool = False,
+        image: bool = False,
+        on_error: OnError | None = None,
+    ) -> Iterator[Result]:
+        inputs: list[NDArray[np.float32]] = []
+        kept: list[tuple[OnePhoto, tuple[int, int], NDArray[np.uint8] | None, str | None]] = []
+        for photo, name in zip(photos, names, strict=True):
+            try:
+                pixels, decoded = load_input(photo, self.config.size, self.config.bits)
+            except DataError as error:
+                if on_error is None:
+                    raise
+                on_error(photo, error)
+                continue
+            inputs.append(pixels)
+            kept.append((photo, decoded.size, to_display(decoded, self.config.size) if image else None, name))
+        if not inputs:
+            return
+        device = self.detector.device
+        with torch.inference_mode():
+            images = torch.from_numpy(np.stack(inputs)).to(device)
+            features = self.detector.backbone(images)
+            product = self._products(features, [name for *_, name in kept])
+            maps = self.detector.from_features(features, product)
+            level_maps = {k: _at_size(v, self.config.size) for k, v in maps.levels.items()} if levels else {}
+            anomaly_maps = maps.anomaly_map.float().cpu().numpy()
+        for row, (photo, size, picture, _) in enumerate(kept):
+            info = self.products[int(maps.product[row])]
+            anomaly_map = np.ascontiguousarray(anomaly_maps[row])
+            raw, cut = float(anomaly_map.max()), info.cut.value
+            yield Result(
+                path=Path(photo) if isinstance(photo, (str, Path)) else None,
+                product=info.name,
+                raw_score=raw,
+                pred_score=pred_score(raw, cut),
+                ok=raw <= cut,
+                cut=cut,
+                anomaly_map=anomaly_map,
+                pred_mask=anomaly_map > cut,
+                size=size,
+                level_maps={k: v[row] for k, v in level_maps.items()},
+                image=picture,
+            )
+
+    def _products(self, features: dict[int, torch.Tensor], names: Sequence[str | None]) -> torch.Tensor:
+        from unias.maps.statistics import pool
+
+        nearest = self.detector.statistics.nearest(pool(features))
+        known = [self._index[name] if name is not None else int(nearest[row]) for row, name in enumerate(names)]
+        return torch.tensor(known, device=nearest.device)
+
+
+def _at_size(level_map: torch.Tensor, size: int) -> NDArray[np.float32]:
+    lifted = F.interpolate(level_map[:, None].float(), size=(size, size), mode="bilinear", align_corners=True)
+    return lifted[:, 0].cpu().numpy()

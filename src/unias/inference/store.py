@@ -1,0 +1,193 @@
+"""A model on disk: a folder that can be checked, read without pickle, and is written whole or not at all.
+
+    model.safetensors      backbone and trained weights
+    config.yaml            every setting
+    products.json          cuts, counts and the split (which photos were held out)
+    products.safetensors   what good parts of each product look like to the model
+    card.md                data, counts, seed, versions, figures, for people
+    manifest.json          format version and the sha256 of each file
+    train_state/           only while training is unfinished
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from unias.backbones.timm_backbone import FrozenBackbone, create_network, drop_unread_stages, use_authors_padding
+from unias.calibration.cuts import Cut
+from unias.config import Config, dump_config, load_config
+from unias.errors import DataError, UniasError
+from unias.files import sha256, write_json, write_text, writing_folder
+from unias.maps.detector import Detector
+from unias.maps.statistics import ProductStatistics
+from unias.model.build import build_unias
+
+FORMAT_VERSION = 1
+STATE_FOLDER = "train_state"
+FILES = ("model.safetensors", "config.yaml", "products.json", "products.safetensors", "card.md")
+
+
+@dataclass(frozen=True)
+class ProductInfo:
+    """One product of a model: its cut and the photos behind it, by key (path below the data folder)."""
+
+    name: str
+    cut: Cut
+    train: tuple[str, ...] = ()
+    held_out: tuple[str, ...] = ()
+    held_out_scores: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class StoredModel:
+    """All that a model folder holds, in memory."""
+
+    detector: Detector
+    config: Config
+    products: tuple[ProductInfo, ...]
+    record: dict[str, Any] = field(default_factory=dict)  # data, seed, steps, minutes, machine, versions, figures
+
+
+def build_detector(config: Config, products: tuple[str, ...], backbone: FrozenBackbone) -> Detector:
+    """Modules by the settings, around a backbone."""
+    unias = build_unias(config.model, backbone.channels, config.grid)
+    statistics = ProductStatistics(products, backbone.channels, whitened=config.maps.distance == "mahalanobis")
+    return Detector(backbone, unias, statistics, config.maps, config.size)
+
+
+def save_model(folder: Path, model: StoredModel) -> None:
+    """Write the folder under a temporary name, then rename; an unfinished training state there is dropped.
+
+    Raises DataError where the operating system refuses; nothing half-written stays.
+    """
+    tensors = {
+        name: value.detach().cpu().contiguous().clone()
+        for name, value in model.detector.state_dict().items()
+        if not name.startswith(("statistics.", "level_maps.", "blur."))
+    }
+    statistics = {name: value.detach().cpu().contiguous() for name, value in model.detector.statistics.state_dict().items()}
+    names = [product.name for product in model.products]
+    with writing_folder(folder, replace=True) as temporary:
+        save_file(tensors, temporary / "model.safetensors")
+        save_file(statistics, temporary / "products.safetensors")
+        write_text(temporary / "config.yaml", dump_config(model.config))
+        write_json(
+            temporary / "products.json",
+            {"products": [asdict(product) for product in model.products], "record": model.record},
+        )
+        write_text(temporary / "card.md", card(model, names))
+        write_json(
+            temporary / "manifest.json",
+            {"format": FORMAT_VERSION, "files": {name: sha256(temporary / name) for name in FILES}},
+        )
+
+
+def load_model(folder: Path | str, device: torch.device) -> StoredModel:
+    """Read and check a model folder.
+
+    Raises DataError for a folder that is no model, is unfinished, of another format version, has a file missing or changed.
+    """
+    home = Path(folder)
+    check_manifest(home)
+    try:
+        config = load_config(home / "config.yaml")
+        content = json.loads((home / "products.json").read_text(encoding="utf-8"))
+        products = tuple(_product(entry) for entry in content["products"])
+        network, channels = create_network(config.backbone.name)
+        if config.backbone.authors_padding:
+            use_authors_padding(network, config.backbone.name)
+        drop_unread_stages(network)
+        backbone = FrozenBackbone(network.to(memory_format=torch.channels_last), channels)  # type: ignore[call-overload]
+        detector = build_detector(config, tuple(product.name for product in products), backbone)
+        _fill(detector, load_file(home / "model.safetensors"), load_file(home / "products.safetensors"), home)
+    except UniasError:
+        raise
+    except Exception as error:
+        raise DataError(f"{home}: cannot be read as a model ({error}). Train or convert it again.") from error
+    detector.to(device).eval()
+    return StoredModel(detector, config, products, content.get("record", {}))
+
+
+def check_manifest(home: Path) -> None:
+    """Format version and hashes. Raises DataError naming the file at fault."""
+    if not home.is_dir():
+        raise DataError(f"{home}: there is no such model folder. Make one with `unias train DATA -o {home}`.")
+    manifest = home / "manifest.json"
+    if not manifest.is_file():
+        if (home / STATE_FOLDER).is_dir():
+            raise DataError(f"{home}: training is unfinished. Run the same `unias train` command with --resume.")
+        raise DataError(f"{manifest}: is missing, so this is no model folder. Train or copy the model again.")
+    try:
+        content = json.loads(manifest.read_text(encoding="utf-8"))
+        version, files = content["format"], dict(content["files"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{manifest}: cannot be read. Copy the model folder again.") from error
+    if version != FORMAT_VERSION:
+        raise DataError(
+            f"{manifest}: format version {version}, this unias reads {FORMAT_VERSION}. Use the unias release that wrote the "
+            "model, or train it again."
+        )
+    for name in sorted({*FILES, *files}):
+        file = home / name
+        if name not in files or not file.is_file():
+            raise DataError(f"{file}: is missing from the model. Copy the whole folder again.")
+        if sha256(file) != files[name]:
+            raise DataError(f"{file}: was changed since it was written (its sha256 differs). Copy the model folder again.")
+
+
+def card(model: StoredModel, names: list[str]) -> str:
+    """The model card: what it learned from, and what its figures rest on."""
+    record = model.record
+    lines = [
+        "# UniAS model",
+        "",
+        f"One model for {len(names)} product{'s' if len(names) != 1 else ''}, learned from good photos alone.",
+        "",
+        f"- data: {record.get('data', 'unknown')}",
+        f"- preset: {model.config.preset}, input {model.config.size} x {model.config.size}, backbone "
+        f"{model.config.backbone.name}",
+    ]
+    lines += [f"- {key}: {record[key]}" for key in ("seed", "steps", "epochs", "minutes", "commit", "machine") if key in record]
+    if "versions" in record:
+        lines.append("- versions: " + ", ".join(f"{key} {value}" for key, value in record["versions"].items()))
+    lines += [
+        "",
+        "| product | training photos | held-out photos | cut | false alarms promised on average |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for product in model.products:
+        promise = "none (provisional)" if product.cut.provisional else f"{product.cut.false_alarm_rate:.1%}"
+        name = product.name.replace("|", "\\|")
+        lines.append(f"| {name} | {len(product.train)} | {len(product.held_out)} | {product.cut.value:.6g} | {promise} |")
+    lines += [
+        "",
+        "The cut is the highest score of a product's held-out good photos; they served nothing else.",
+        "The backbone's weights inside model.safetensors keep their own licence.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _product(entry: dict[str, Any]) -> ProductInfo:
+    return ProductInfo(
+        name=entry["name"],
+        cut=Cut(**entry["cut"]),
+        train=tuple(entry["train"]),
+        held_out=tuple(entry["held_out"]),
+        held_out_scores=tuple(entry["held_out_scores"]),
+    )
+
+
+def _fill(detector: Detector, model: dict[str, Tensor], statistics: dict[str, Tensor], home: Path) -> None:
+    detector.statistics.load_state_dict(statistics)
+    missing, unexpected = detector.load_state_dict(model, strict=False)
+    missing = [name for name in missing if not name.startswith(("statistics.", "level_maps.", "blur."))]
+    if missing or unexpected:
+        raise DataError(f"{home}: its tensors do not fit its settings ({(missing + unexpected)[:3]}). Train it again.")

@@ -1,0 +1,94 @@
+"""Photo in, anomaly map out: backbone, UniAS, level maps, fusion and the product's statistics in one module.
+
+This is the only path from pixels to a map: training's cuts, prediction and evaluation all take it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from unias.backbones.timm_backbone import FrozenBackbone
+from unias.config import LEVELS, MapConfig
+from unias.maps.levels import LevelMaps, cosine_distances, product_fusion, to_input_size
+from unias.maps.statistics import ProductStatistics, pool
+from unias.model.filters import GaussianBlur
+from unias.model.unias import Reconstruction, UniAS
+
+
+class Maps(NamedTuple):
+    """What a batch of N photos gives.
+
+    Attributes:
+        product: (N,) int64, index into the model's products.
+        anomaly_map: (N, S, S), not negative, higher is more anomalous.
+        levels: {level: (N, S/2, S/2)}, coarse to fine.
+    """
+
+    product: Tensor
+    anomaly_map: Tensor
+    levels: dict[int, Tensor]
+
+
+class Detector(nn.Module):
+    """(N, 3, S, S) in [0, 1] -> Maps.
+
+    Args:
+        size: S, side of the square input.
+        config: distance, fusion and smoothing.
+    """
+
+    def __init__(
+        self, backbone: FrozenBackbone, unias: UniAS, statistics: ProductStatistics, config: MapConfig, size: int
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.unias = unias
+        self.statistics = statistics
+        self.config = config
+        self.size = size
+        self.level_maps = LevelMaps(config.kernels, size // 2)
+        self.weights = dict(zip(LEVELS, config.weights, strict=True))
+        sigma = config.blur * size / 224
+        self.blur = GaussianBlur(2 * round(3 * sigma) + 1, sigma) if sigma > 0 else nn.Identity()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.unias.parameters()).device
+
+    def forward(self, images: Tensor, product: Tensor | None = None) -> Maps:
+        """``product`` (N,) says which product each photo is; None = the nearest class mean."""
+        return self.from_features(self.backbone(images), product)
+
+    def from_features(self, features: Mapping[int, Tensor], product: Tensor | None = None) -> Maps:
+        """The same from the backbone's features, which may come from a cache."""
+        if product is None:
+            product = self.statistics.nearest(pool(features))
+        levels = self.levels_of(self.unias(features), product)
+        fused = to_input_size(self.fuse(levels, product), self.size)
+        return Maps(product, self.blur(fused[:, None])[:, 0], levels)
+
+    def levels_of(self, reconstruction: Reconstruction, product: Tensor) -> dict[int, Tensor]:
+        """The smoothed level maps, before fusion."""
+        if self.config.distance == "cosine":
+            return self.level_maps(cosine_distances(reconstruction))  # type: ignore[no-any-return]
+        distances = {
+            k: self.statistics.whiten(k, (reconstruction.targets[k] - output).float(), product)
+            for k, output in reconstruction.outputs.items()
+        }
+        return self.level_maps(distances)  # type: ignore[no-any-return]
+
+    def fuse(self, levels: Mapping[int, Tensor], product: Tensor) -> Tensor:
+        """product (paper): the levels multiplied. mean: each level over its product's mean on training photos, weighted."""
+        if self.config.fusion == "product":
+            return product_fusion(dict(levels))
+        total = sum(self.weights[k] for k in levels)
+        fused = torch.zeros_like(next(iter(levels.values())))
+        for level, values in levels.items():
+            usual = self.statistics.level_mean[product, LEVELS.index(level)].clamp_min(1e-12)
+            fused = fused + (self.weights[level] / total) * values / usual[:, None, None]
+        return fused

@@ -1,0 +1,1 @@
+"""What an evaluation shows: tables in the paper's form, figures, and one page that opens without a network."""

@@ -1,0 +1,174 @@
+"""What ``unias predict`` leaves on disk: heat maps, masks, level maps, results.csv and results.jsonl."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+from PIL import Image
+
+from unias.data.decode import load_input, to_display
+from unias.errors import DataError, Interrupted
+from unias.files import ensure_folder, explain_os_error, json_ready, writing
+from unias.inference.predictor import Model
+from unias.inference.result import Result
+from unias.inference.sources import each_photo
+from unias.progress import Progress
+from unias.report.figures import fit, fit_map, heat, overlay, strip
+
+COLUMNS = ("path", "product", "ok", "pred_score", "raw_score", "cut", "defect_area", "heatmap", "mask", "levels")
+LONGEST_SIDE = 1600  # of a heat map, in pixels; masks keep the photo's own size
+
+
+@dataclass
+class Summary:
+    """How many photos came to what."""
+
+    photos: int = 0
+    ok: int = 0
+    failed: int = 0
+    unreadable: list[str] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"photos": self.photos, "ok": self.ok, "failed": self.failed, "unreadable": self.unreadable}
+
+
+def write_predictions(
+    model: Model, sources: Sequence[Any], output: Path | str, product: str | None, levels: bool, progress: Progress
+) -> Summary:
+    """Predict every photo and write as it goes; finished rows are kept whatever happens later.
+
+    Raises:
+        Interrupted: Ctrl-C; says how many rows were kept.
+        DataError: nothing to predict, or the output cannot be written.
+    """
+    home = ensure_folder(output)
+    photos = [Path(str(photo)) for source in sources for photo in each_photo(source)]
+    names = _names(photos)
+    summary = Summary()
+
+    def unreadable(_photo: Any, error: DataError) -> None:
+        summary.unreadable.append(str(error))
+        progress.say(f"unreadable: {error}")
+        advance()
+
+    with _rows(home) as write, progress.stage("predicting", len(photos)) as advance:
+        try:
+            results = model.predict(photos, product=product, levels=levels, on_error=unreadable)
+            for result in results:
+                write(_write_pictures(home, names[result.path], result, model))
+                summary.photos += 1
+                summary.ok += result.ok
+                summary.failed += not result.ok
+                advance()
+        except KeyboardInterrupt as error:
+            raise Interrupted(
+                f"prediction was interrupted; the {summary.photos} finished rows are in {home / 'results.csv'}."
+            ) from error
+    return summary
+
+
+def _write_pictures(home: Path, name: str, result: Result, model: Model) -> dict[str, Any]:
+    """The pictures of one photo, and its row."""
+    assert result.path is not None
+    _, photo = load_input(result.path, model.config.size, model.config.bits)
+    shown = fit(to_display(photo), min(LONGEST_SIDE, max(photo.size)))
+    side = max(shown.shape[:2])
+    spread = fit_map(_stretched(result.anomaly_map, photo.size), side)
+    heatmap, mask = home / "heatmaps" / f"{name}.png", home / "masks" / f"{name}.png"
+    _save(heatmap, overlay(shown, spread[: shown.shape[0], : shown.shape[1]], 2 * result.cut))
+    _save(mask, result.full_mask().astype(np.uint8) * 255)
+    row: dict[str, Any] = {
+        "path": str(result.path),
+        "product": result.product,
+        "ok": result.ok,
+        "pred_score": result.pred_score,
+        "raw_score": result.raw_score,
+        "cut": result.cut,
+        "defect_area": float(result.pred_mask.mean()),
+        "heatmap": heatmap.relative_to(home).as_posix(),
+        "mask": mask.relative_to(home).as_posix(),
+        "levels": "",
+    }
+    if result.level_maps:
+        panels = [heat(values, float(values.max()), float(values.min())) for values in result.level_maps.values()]
+        panels.append(heat(result.anomaly_map, 2 * result.cut))
+        file = home / "levels" / f"{name}.png"
+        _save(file, strip(panels))
+        row["levels"] = file.relative_to(home).as_posix()
+    return row
+
+
+def _stretched(anomaly_map: np.ndarray[Any, Any], size: tuple[int, int]) -> np.ndarray[Any, Any]:
+    """The square map in the photo's own proportions."""
+    height, width = size
+    side = max(anomaly_map.shape)
+    scale = side / max(height, width)
+    target = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return np.asarray(Image.fromarray(anomaly_map).resize(target, Image.Resampling.BILINEAR))
+
+
+def _save(file: Path, picture: np.ndarray[Any, Any]) -> None:
+    with writing(file) as temporary:
+        Image.fromarray(picture).save(temporary, format="PNG")
+
+
+def _names(photos: Sequence[Path]) -> dict[Path, str]:
+    """A name for each photo's pictures: its path below the folder common to all, made unique, without its ending."""
+    whole = [Path(os.path.abspath(photo)) for photo in photos]
+    common = Path(os.path.commonpath([photo.parent for photo in whole])) if whole else Path()
+    taken: set[str] = set()
+    names: dict[Path, str] = {}
+    for given, photo in zip(photos, whole, strict=True):
+        if given in names:
+            continue
+        below = photo.relative_to(common)
+        name = below.with_suffix("").as_posix()
+        if name.casefold() in taken:
+            name = below.as_posix()
+        while name.casefold() in taken:
+            name += "_"
+        taken.add(name.casefold())
+        names[given] = name
+    return names
+
+
+@contextlib.contextmanager
+def _rows(home: Path) -> Iterator[Any]:
+    """A function that adds a row to both tables; they get their names when the block ends, however it ends."""
+    parts = {name: home / f".{name}.part" for name in ("results.csv", "results.jsonl")}
+    handles: dict[str, TextIO] = {}
+    try:
+        for name, part in parts.items():
+            handles[name] = part.open("w", encoding="utf-8", newline="")
+        handles["results.csv"].write(_csv_line(COLUMNS))
+
+        def write(row: dict[str, Any]) -> None:
+            handles["results.csv"].write(_csv_line([row[column] for column in COLUMNS]))
+            handles["results.jsonl"].write(json.dumps(json_ready(row), ensure_ascii=False) + "\n")
+            for handle in handles.values():
+                handle.flush()
+
+        yield write
+    except OSError as error:
+        raise explain_os_error(error, home) from error
+    finally:
+        for name, handle in handles.items():
+            with contextlib.suppress(OSError):
+                handle.close()
+            with contextlib.suppress(OSError):
+                parts[name].replace(home / name)
+
+
+def _csv_line(values: Sequence[Any]) -> str:
+    line = io.StringIO()
+    csv.writer(line, lineterminator="\n").writerow(values)
+    return line.getvalue()

@@ -1,0 +1,119 @@
+"""Frozen features of a list of photos, batch by batch, from the cache where it may be used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from unias.backbones.timm_backbone import FrozenBackbone
+from unias.config import LEVELS, STRIDES, Config
+from unias.data.cache import Arrays, bytes_needed, content_key, open_entry, write_entry
+from unias.data.decode import load_input
+from unias.data.layouts import Sample
+from unias.files import sha256_of_tensors
+from unias.model.unias import UniAS
+from unias.progress import Progress
+
+BATCH = 8
+
+
+class Features:
+    """Features of ``samples``, in their order: {level: (n, C, H, W)} a batch.
+
+    Args:
+        cached: keep them on disk (float16) and read them back; otherwise each pass decodes the photos again.
+    """
+
+    def __init__(
+        self, samples: Sequence[Sample], backbone: FrozenBackbone, config: Config, device: torch.device, progress: Progress
+    ) -> None:
+        self.samples = list(samples)
+        self.backbone = backbone
+        self.config = config
+        self.device = device
+        self.progress = progress
+        self.arrays: Arrays | None = None
+
+    def shapes(self) -> dict[int, tuple[int, ...]]:
+        """{level: (C, H, W)} of one photo."""
+        size = self.config.size
+        return {k: (self.backbone.channels[k], size // STRIDES[k], size // STRIDES[k]) for k in LEVELS}
+
+    def fits_cache(self) -> bool:
+        """Whether one cache entry of these photos stays within the bound."""
+        return bytes_needed(len(self.samples), self.shapes()) <= self.config.train.cache_gib * 2**30
+
+    def fill(self, name: str) -> Arrays:
+        """Open the cache entry, computing it first where it is not there."""
+        key = content_key(
+            [sample.path for sample in self.samples],
+            {
+                "size": self.config.size,
+                "bits": self.config.bits,
+                "backbone": self.config.backbone.name,
+                "weights": sha256_of_tensors(self.backbone.state_dict()),
+                "device": self.device.type,
+                "version": 1,
+            },
+        )
+        arrays = open_entry(key, len(self.samples))
+        if arrays is None:
+            batches = ({k: v.cpu().numpy() for k, v in batch.items()} for batch in self._compute(name))
+            arrays = write_entry(key, len(self.samples), self.shapes(), batches, int(self.config.train.cache_gib * 2**30))
+        self.arrays = arrays
+        return arrays
+
+    def batches(self, name: str, indices: Sequence[int] | None = None) -> Iterator[dict[int, Tensor]]:
+        """Batches of the photos at ``indices`` (all where None), float32 on the device."""
+        chosen = list(range(len(self.samples))) if indices is None else list(indices)
+        if self.arrays is None:
+            yield from self._compute(name, chosen)
+            return
+        for start in range(0, len(chosen), BATCH):
+            rows = chosen[start : start + BATCH]
+            yield {k: torch.from_numpy(np.asarray(array[rows])).to(self.device).float() for k, array in self.arrays.items()}
+
+    def _compute(self, name: str, indices: Sequence[int] | None = None) -> Iterator[dict[int, Tensor]]:
+        """Decode in threads (Pillow lets go of the interpreter) while the backbone works."""
+        chosen = list(range(len(self.samples))) if indices is None else list(indices)
+
+        def decode(start: int) -> NDArray[np.float32]:
+            rows = [self.samples[index] for index in chosen[start : start + BATCH]]
+            return np.stack([load_input(s.path, self.config.size, self.config.bits)[0] for s in rows])
+
+        with ThreadPoolExecutor(max_workers=2) as pool, self.progress.stage(name, len(chosen)) as advance:
+            starts = list(range(0, len(chosen), BATCH))
+            ahead = [pool.submit(decode, start) for start in starts[:4]]
+            for place in range(len(starts)):
+                images = ahead.pop(0).result()
+                if place + 4 < len(starts):
+                    ahead.append(pool.submit(decode, starts[place + 4]))
+                yield self.backbone(torch.from_numpy(images).to(self.device))
+                advance(len(images))
+
+
+@torch.no_grad()
+def fit_standardize(model: UniAS, batches: Iterator[dict[int, Tensor]]) -> None:
+    """Per channel mean and deviation of the training photos' features, in float64 sums."""
+    if not model.standardize:
+        return
+    sums: dict[int, Tensor] = {}
+    squares: dict[int, Tensor] = {}
+    counts: dict[int, int] = {}
+    for batch in batches:
+        for level, values in batch.items():
+            rows = values.transpose(0, 1).flatten(1).cpu().double()
+            sums[level] = sums.get(level, torch.zeros(len(rows), dtype=torch.float64)) + rows.sum(dim=1)
+            squares[level] = squares.get(level, torch.zeros(len(rows), dtype=torch.float64)) + rows.square().sum(dim=1)
+            counts[level] = counts.get(level, 0) + rows.shape[1]
+    for level, total in sums.items():
+        mean = total / counts[level]
+        deviation = (squares[level] / counts[level] - mean.square()).clamp_min(0).sqrt()
+        module = model.standardize[str(level)]
+        module.mean.copy_(mean.float())
+        module.deviation.copy_(deviation.float().clamp_min(1e-6))
