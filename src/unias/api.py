@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from unias.backbones.timm_backbone import FrozenBackbone, build_backbone
 from unias.calibration.cuts import highest_cut
-from unias.config import LEVELS, Config, to_dict
+from unias.config import Config, to_dict
 from unias.data.decode import load_input
 from unias.data.layouts import Dataset, Sample, require_training, scan
 from unias.data.split import hold_out_products
@@ -37,7 +37,7 @@ from unias.training.features import Features, fit_standardize
 from unias.training.loggers import build_loggers
 from unias.training.loop import Outcome, Trainer, build_fabric
 
-STATISTICS_PHOTOS = 100  # training photos a product, at most, that residual statistics are fitted on
+STATISTICS_PHOTOS = 60  # training photos a product, at most, that level statistics are fitted on
 Split = dict[str, tuple[list[Sample], list[Sample]]]
 
 
@@ -156,7 +156,7 @@ class _Run:
     @torch.inference_mode()
     def calibrate(self, detector: Detector) -> tuple[ProductInfo, ...]:
         """Statistics from training photos, then cuts from the held-out ones, which serve nothing else."""
-        fit_statistics(detector, self.trained, self.progress)
+        fit_statistics(detector, self.trained)
         scores = self._scores(detector, self.held, "held-out photos")
         infos = []
         for index, name in enumerate(self.products):
@@ -231,9 +231,9 @@ class _Run:
             a_backbone = (time.monotonic() - began) / max(1, min(8, len(self.held.samples)))
         detector.unias.train(training)
         fitted = sum(min(STATISTICS_PHOTOS, len(trained)) for trained, _ in self.split.values())
-        passes = (1 if detector.config.distance == "mahalanobis" else 0) + (1 if detector.config.fusion == "mean" else 0)
-        uncached = fitted * a_backbone * passes if self.trained.arrays is None else 0.0
-        return fitted * a_photo * passes + uncached + len(self.held.samples) * (a_photo + a_backbone) + 2.0
+        fitted = fitted if detector.config.fusion == "mean" else 0
+        uncached = (len(self.trained.samples) + fitted) * a_backbone if self.trained.arrays is None else 0.0
+        return fitted * a_photo + uncached + len(self.held.samples) * (a_photo + a_backbone) + 4.0
 
     def _scores(
         self, detector: Detector, features: Features, name: str, rows: Sequence[int] | None = None
@@ -253,29 +253,22 @@ class _Run:
 
 
 @torch.inference_mode()
-def fit_statistics(detector: Detector, features: Features, progress: Progress) -> None:
-    """Class means, residual whitening and level means, from training photos alone."""
+def fit_statistics(detector: Detector, features: Features) -> None:
+    """Class means, level means and local shares, from training photos alone."""
     statistics, products = detector.statistics, detector.statistics.products
     pooled = torch.cat([pool(batch) for batch in features.batches("class means")])
     index = torch.tensor([products.index(s.product) for s in features.samples], device=pooled.device)
     statistics.fit_prototypes(pooled, index)
-    chosen = {name: _spread([i for i, s in enumerate(features.samples) if s.product == name]) for name in products}
-
-    def batches(name: str, what: str) -> Iterator[dict[int, Tensor]]:
-        return features.batches(f"{what} of {name}", chosen[name])
-
-    if detector.config.distance == "mahalanobis":
-        for place, name in enumerate(products):
-            statistics.fit_residuals(place, (detector.unias(batch) for batch in batches(name, "residuals")))
-    if detector.config.fusion == "mean":
-        for place, name in enumerate(products):
-            sums, count = torch.zeros(len(LEVELS)), 0
-            for batch in batches(name, "level means"):
-                product = torch.full((len(batch[4]),), place, device=detector.device)
-                for level, values in detector.levels_of(detector.unias(batch), product).items():
-                    sums[LEVELS.index(level)] += float(values.mean()) * len(values)
-                count += len(batch[4])
-            statistics.level_mean[place] = (sums / max(1, count)).to(statistics.level_mean.device)
+    if detector.config.fusion != "mean":
+        return
+    for place, name in enumerate(products):
+        rows = _spread([i for i, s in enumerate(features.samples) if s.product == name])
+        kept: dict[int, list[Tensor]] = {}
+        for batch in features.batches(f"usual noise of {name}", rows):
+            for level, values in detector.levels_of(detector.unias(batch)).items():
+                kept.setdefault(level, []).append(values)
+        levels = {level: torch.cat(values) for level, values in kept.items()}
+        statistics.fit_levels(place, levels, detector.local, detector.config.local_spread)
 
 
 def _spread(rows: list[int]) -> list[int]:

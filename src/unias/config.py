@@ -68,8 +68,12 @@ class ModelConfig:
         object.__setattr__(self, "levels", tuple(sorted(set(self.levels), reverse=True)))
         if not self.levels or any(level not in LEVELS for level in self.levels):
             raise UsageError(f"levels: {self.levels} is not a subset of 4, 3, 2, 1. Name at least one of them.")
-        if len(self.fpn_widths) != 4:
-            raise UsageError("fpn_widths: four numbers are needed, for levels 4, 3, 2, 1.")
+        if min(self.width, self.heads, self.ffn) < 1 or self.encoder_layers < 0:
+            raise UsageError("width, heads and ffn must be at least 1, encoder_layers at least 0.")
+        if len(self.fpn_widths) != 4 or any(w < 8 or w % 8 for w in self.fpn_widths) or self.fpn_widths[0] % self.heads:
+            raise UsageError(
+                f"fpn_widths: {self.fpn_widths} must be four multiples of 8 (levels 4, 3, 2, 1), the first of heads too."
+            )
         if len(self.patch_widths) not in (0, 3):
             raise UsageError("patch_widths: three numbers are needed (levels 3, 2, 1), or none for a direct patch embedding.")
         if self.width % self.heads or self.width % 4:
@@ -84,17 +88,18 @@ class ModelConfig:
 class MapConfig:
     """From reconstructions to one anomaly map (spec section 8)."""
 
-    distance: str = "cosine"  # cosine: 1 - cosine | mahalanobis: residual whitened by the product's good residuals
-    fusion: str = "product"  # product | mean (weighted mean of the levels, each over its product's good mean)
+    fusion: str = "product"  # product (paper) | mean (weighted mean of the levels, each over what is usual there)
     weights: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)  # of levels 4, 3, 2, 1 in `mean`
+    local_sigma: float = 0.0  # `mean`: sigma of a place's surroundings, in pixels of level 1's map at 224; 0 = off
+    local_spread: float = 0.8  # `mean`: photo-to-photo deviation of the log local noise at which both weigh alike
     kernels: tuple[int, ...] = (3, 5, 7, 9)  # Gaussian smoothing of levels 4, 3, 2, 1; sigma = kernel / 3
-    blur: float = 0.0  # sigma of a last Gaussian over the final map, in pixels at 224; 0 = none
 
     def __post_init__(self) -> None:
-        _one_of("distance", self.distance, ("cosine", "mahalanobis"))
         _one_of("fusion", self.fusion, ("product", "mean"))
         if len(self.weights) != 4 or len(self.kernels) != 4 or any(k < 1 or k % 2 == 0 for k in self.kernels):
             raise UsageError("maps: four weights and four odd kernel sizes are needed, for levels 4, 3, 2, 1.")
+        if min(self.weights) < 0 or sum(self.weights) <= 0 or self.local_sigma < 0 or self.local_spread <= 0:
+            raise UsageError("maps: weights must be at least 0 and not all 0, local_sigma at least 0, local_spread above 0.")
 
 
 @dataclass(frozen=True)
@@ -130,10 +135,14 @@ class TrainConfig:
         _one_of("precision", self.precision, ("auto", "32-true", "bf16-mixed"))
         if self.batch_size < 1 or self.epochs < 1 or (self.steps is not None and self.steps < 1):
             raise UsageError("batch_size, epochs and steps must be at least 1.")
-        if self.minutes is not None and self.minutes <= 0:
+        if self.minutes is not None and not 0 < self.minutes < float("inf"):
             raise UsageError(f"minutes: {self.minutes} must be above 0.")
-        if not 0 <= self.hold_out < 1 or self.learning_rate <= 0 or not 0 <= self.ema < 1:
+        if not 0 <= self.hold_out < 1 or not 0 < self.learning_rate < float("inf") or not 0 <= self.ema < 1:
             raise UsageError("hold_out and ema must be in [0, 1), learning_rate above 0.")
+        if self.drop_epochs < 1 or not self.clip > 0:
+            raise UsageError("drop_epochs must be at least 1, clip above 0.")
+        if self.schedule == "cosine" and self.warmup_steps < 1:
+            raise UsageError("warmup_steps must be at least 1 with the cosine schedule: they are timed for --minutes.")
 
 
 @dataclass(frozen=True)
@@ -204,7 +213,7 @@ def load_config(path: Path | str) -> Config:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UsageError(f"{path}: cannot be read as YAML settings ({error}).") from error
-    return from_dict(Config, values or {}, str(path))
+    return from_dict(Config, {} if values is None else values, str(path))
 
 
 def dump_config(config: Config) -> str:
@@ -224,6 +233,11 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
         return tuple(_typed(item, typing.get_args(hint)[0], where) for item in value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if hint is float and isinstance(value, str):  # YAML 1.1 reads 1e-3, without a dot, as text
+        try:
+            return float(value)
+        except ValueError:
+            pass
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
         raise UsageError(f"{where}: {hint.__name__} is expected, got {value!r}.")
     return value

@@ -72,8 +72,13 @@ def writing_folder(path: Path | str, replace: bool = False) -> Iterator[Path]:
         if target.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{target.name[:40]}.", suffix=".old", dir=target.parent))
             os.replace(target, old / "old")
-            os.replace(temporary, target)
-            shutil.rmtree(old, ignore_errors=True)
+            try:
+                os.replace(temporary, target)
+            except BaseException:
+                os.replace(old / "old", target)
+                raise
+            finally:
+                shutil.rmtree(old, ignore_errors=True)
         else:
             os.replace(temporary, target)
     except OSError as error:

@@ -34,6 +34,7 @@ PRESETS: dict[str, Config] = {
     "small": Config(
         preset="small",
         model=ARCHITECTURES["small"],
+        maps=MapConfig(fusion="mean", weights=(0.5, 1.0, 2.0, 1.0), local_sigma=5.0),
         train=TrainConfig(
             recipe="none",
             batch_size=8,
@@ -68,5 +69,3 @@ def preset(name: str) -> Config:
         raise UsageError(f"preset: {name!r} is not one of {', '.join(PRESETS)}.")
     return dataclasses.replace(PRESETS[name])
 
-
-_ = MapConfig

@@ -62,12 +62,12 @@ def cpu_has_bfloat16() -> bool:
 
 
 def pick_precision(choice: str, device: torch.device) -> str:
-    """Lightning's name of the precision: auto is bf16-mixed on a GPU that has it, float32 elsewhere."""
+    """Lightning's name of the training precision: auto is bf16-mixed where processor or GPU has it, float32 elsewhere."""
     if choice != "auto":
         return choice
-    if device.type == "cuda" and torch.cuda.is_bf16_supported():
-        return "bf16-mixed"
-    return "32-true"
+    if device.type == "cuda":
+        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
+    return "bf16-mixed" if device.type == "cpu" and cpu_has_bfloat16() else "32-true"
 
 
 def processor_name() -> str:

@@ -31,7 +31,8 @@ def tiny_model() -> Tiny:
         model = build_unias(dataclasses.replace(base, **settings), CHANNELS, grid)
         generator = torch.Generator().manual_seed(1)
         features = {
-            k: torch.randn(batch, CHANNELS[k], grid << (4 - k), grid << (4 - k), generator=generator) for k in (4, 3, 2, 1)
+            k: torch.randn(batch, CHANNELS[k], grid << (4 - k), grid << (4 - k), generator=generator)
+            for k in (4, 3, 2, 1)
         }
         return model, features
 

@@ -52,7 +52,9 @@ def some(value: Tensor) -> list[float]:
 def stages() -> dict[str, list[float]]:
     """Every stage's numbers as the package computes them now."""
     model = build_unias(CONFIG, CHANNELS, GRID).eval()
-    model.load_state_dict({key: weight(key, tuple(value.shape)) for key, value in model.state_dict().items()}, strict=True)
+    model.load_state_dict(
+        {key: weight(key, tuple(value.shape)) for key, value in model.state_dict().items()}, strict=True
+    )
     seen: dict[str, Tensor] = {}
 
     def keep(name: str):
@@ -72,7 +74,9 @@ def stages() -> dict[str, list[float]]:
         layer.hybrid.register_forward_hook(keep(f"hybrid.{key}"))
         layer.register_forward_hook(keep(f"layer.{key}"))
     features = {
-        k: torch.from_numpy(noise(f"feature.res{k}", (2, CHANNELS[k], GRID << (4 - k), GRID << (4 - k))).astype(np.float32))
+        k: torch.from_numpy(
+            noise(f"feature.res{k}", (2, CHANNELS[k], GRID << (4 - k), GRID << (4 - k))).astype(np.float32)
+        )
         for k in (4, 3, 2, 1)
     }
     with torch.no_grad():
@@ -110,7 +114,8 @@ def test_stages_are_the_golden_ones(computed: dict[str, list[float]]) -> None:
     for name, numbers in golden.items():
         expected, ours = np.array(numbers), np.array(computed[name])
         assert expected.shape == ours.shape, name
-        error = np.abs(ours - expected).max() / max(np.abs(expected).max(), 1e-3)
+        least = 0.1 if name.startswith("cosine.") else 1e-3  # a mean that cancels: 1e-6 absolute
+        error = np.abs(ours - expected).max() / max(np.abs(expected).max(), least)
         if not error < TOLERANCE:
             wrong[name] = float(error)
     assert wrong == {}

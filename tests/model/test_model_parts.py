@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from unias.model.blocks import AttentionStep, FeedForwardStep, GatedCNN
 from unias.model.decoder import HybridBlock
+from unias.model.fpn import PixelDecoder
 from unias.model.heads import ConvHead, Heads, SubpixelHead
 from unias.model.positions import neighbour_mask, sine_positions
 from unias.model.sar import ChannelWeight, PlainQuery, ReleasedQuery, SampleAwareQuery, SpatialWeight
@@ -29,7 +30,7 @@ def filled(module: nn.Module) -> nn.Module:
     return module.eval()
 
 
-# --- the query ---------------------------------------------------------------------------------------------------------
+# --- the query ----------------------------------------------------------------------------------------------
 
 
 def mlp(weights: ChannelWeight, x: Tensor) -> Tensor:
@@ -97,7 +98,7 @@ def test_query_answers_to_the_photo_unless_it_is_plain() -> None:
         assert torch.equal(out[0], out[1]) is not answers, kind.__name__
 
 
-# --- the gated CNN ------------------------------------------------------------------------------------------------------
+# --- the gated CNN ------------------------------------------------------------------------------------------
 
 
 def convolved(branch: nn.Module, x: Tensor) -> Tensor:
@@ -142,7 +143,7 @@ def test_conv3_is_three_convolutions_then_gelu() -> None:
     assert torch.allclose(cnn(x), erf_gelu(convolved(cnn.branches[0], x)), atol=1e-4)
 
 
-# --- the heads ------------------------------------------------------------------------------------------------------------
+# --- the heads ----------------------------------------------------------------------------------------------
 
 
 def composed(layers: nn.Sequential) -> tuple[Tensor, Tensor]:
@@ -230,7 +231,7 @@ def test_tokens_become_a_map_row_by_row() -> None:
     assert torch.allclose(out[0, :, 3, 5], normed[0, 3 * GRID + 5], atol=1e-5)
 
 
-# --- attention and the hybrid block ---------------------------------------------------------------------------------------
+# --- attention and the hybrid block -------------------------------------------------------------------------
 
 
 def attention_by_hand(step: AttentionStep, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
@@ -346,7 +347,49 @@ def test_pre_norm_counts_the_query_once() -> None:
     block, given = hybrid(norm_first=True)
     with torch.no_grad():
         for branch in (block.spatial, block.channel):
-            for linear in (branch.cross.attention.out_proj, branch.self.attention.out_proj, branch.feed_forward.linear2):
+            for linear in (
+                branch.cross.attention.out_proj,
+                branch.self.attention.out_proj,
+                branch.feed_forward.linear2,
+            ):
                 linear.weight.zero_()
                 linear.bias.zero_()
     assert torch.allclose(block(*given), given[0], atol=1e-6)
+
+
+# --- the pixel decoder ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("widths", [(32, 32, 32, 32), (32, 32, 16, 8)], ids=["one width", "narrowing"])
+def test_pyramid_by_hand(widths: tuple[int, ...]) -> None:
+    """y_4 = ReLU(conv3x3(encoder)); y_k = ReLU(GN(conv3x3(GN(conv1x1(input_k)) + up(y_k+1)))), corners not aligned."""
+    channels = {4: 10, 3: 8, 2: 6, 1: 4}
+    width = dict(zip((4, 3, 2, 1), widths, strict=True))
+    pyramid = filled(PixelDecoder(channels, width, GRID, 1, 4, 24, 0.1, norm_first=False))
+    inputs = {k: torch.randn(2, channels[k], GRID << (4 - k), GRID << (4 - k)) for k in (4, 3, 2, 1)}
+    outputs = pyramid(inputs)
+
+    x = F.conv2d(inputs[4], pyramid.input_projection.weight, pyramid.input_projection.bias)
+    tokens, position = x.flatten(2).transpose(1, 2), sine_positions(width[4], GRID)
+    layer = pyramid.encoder[0]
+    step = layer.attention
+    attended = [attention_by_hand(step, t + position, t + position, t, None) for t in tokens]
+    tokens = layer.feed_forward(step.norm(tokens + torch.stack(attended)))
+    x = tokens.transpose(1, 2).reshape(x.shape)
+    assert pyramid.top_output.bias is None
+    expected = {4: torch.relu(F.conv2d(x, pyramid.top_output.weight, padding=1))}
+    for k in (3, 2, 1):
+        lateral, output = pyramid.lateral[str(k)], pyramid.output[str(k)]
+        assert lateral.conv.bias is None
+        assert output.conv.bias is None
+        assert output.norm.eps == 1e-5
+        side = F.group_norm(
+            F.conv2d(inputs[k], lateral.conv.weight), lateral.norm.num_groups, *lateral.norm.parameters()
+        )
+        up = F.interpolate(expected[k + 1], scale_factor=2, mode="bilinear", align_corners=False)
+        total = F.conv2d(side + pyramid.narrow[str(k)](up), output.conv.weight, padding=1)
+        expected[k] = torch.relu(F.group_norm(total, output.norm.num_groups, *output.norm.parameters()))
+    for k in (4, 3, 2, 1):
+        assert outputs[k].shape == (2, width[k], GRID << (4 - k), GRID << (4 - k))
+        assert torch.allclose(outputs[k], expected[k], atol=2e-4), k
+    assert pyramid.lateral["3"].norm.num_groups == 32

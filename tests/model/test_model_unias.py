@@ -1,4 +1,4 @@
-"""The whole model: counts, shapes, every ablation switch, determinism, gradients, and the losses (spec sections 4 to 9)."""
+"""The whole model: counts, shapes, every ablation switch, determinism, gradients, losses (spec sections 4 to 9)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ from unias.model.unias import Reconstruction
 from unias.presets import ARCHITECTURES
 
 B4 = {1: 24, 2: 32, 3: 56, 4: 160}
-SMALL_SHRUNK = dataclasses.replace(ARCHITECTURES["small"], width=32, ffn=16, encoder_layers=1, fpn_widths=(32, 32, 16, 8))
+SMALL_SHRUNK = dataclasses.replace(
+    ARCHITECTURES["small"], width=32, ffn=16, encoder_layers=1, fpn_widths=(32, 32, 16, 8)
+)
 TABLE_4 = [(4,), (3,), (2,), (1,), (4, 3), (4, 1), (4, 3, 2), (4, 3, 2, 1)]
 
 
@@ -42,7 +44,7 @@ def one_step(model: nn.Module, features: dict[int, torch.Tensor]) -> tuple[float
     return values[0], values[1]
 
 
-# --- size and shape -----------------------------------------------------------------------------------------------------
+# --- size and shape -----------------------------------------------------------------------------------------
 
 
 def test_released_has_the_published_number_of_parameters() -> None:
@@ -92,7 +94,7 @@ def test_window_that_covers_the_grid_is_refused(tiny_model) -> None:
         tiny_model(grid=8, neighbour_window=9)
 
 
-# --- ablations (Tables 3 and 4) -----------------------------------------------------------------------------------------
+# --- ablations (Tables 3 and 4) -----------------------------------------------------------------------------
 
 SWITCHES = [
     *({"filter": kind} for kind in ("none", "average", "gaussian", "gaussian_concat")),
@@ -113,7 +115,9 @@ SWITCHES = [
 ]
 
 
-@pytest.mark.parametrize("settings", SWITCHES, ids=lambda s: "-".join(f"{k}_{v}".replace(" ", "") for k, v in s.items()))
+@pytest.mark.parametrize(
+    "settings", SWITCHES, ids=lambda s: "-".join(f"{k}_{v}".replace(" ", "") for k, v in s.items())
+)
 def test_every_switch_builds_and_learns(tiny_model, settings: dict[str, object]) -> None:
     model, features = tiny_model(dropout=0.0, **settings)
     before, after = one_step(model, features)
@@ -126,6 +130,7 @@ def test_every_switch_builds_and_learns(tiny_model, settings: dict[str, object])
 
 def test_switches_change_the_result(tiny_model) -> None:
     """Each switch reaches the model: another output, or another set of weights."""
+
     def fingerprint(**settings: object) -> tuple[int, float]:
         model, features = tiny_model(**settings)
         with torch.no_grad():
@@ -144,7 +149,9 @@ def test_levels_left_out_cost_nothing(tiny_model) -> None:
     """No pyramid below the finest level asked for, no decoder layer and no head of another level."""
     model, _ = tiny_model(levels=(4, 3))
     names = [name for name, _ in model.named_parameters()]
-    assert not [n for n in names if n.startswith(("pixel_decoder.lateral.2", "pixel_decoder.lateral.1", "heads.heads.1"))]
+    assert not [
+        n for n in names if n.startswith(("pixel_decoder.lateral.2", "pixel_decoder.lateral.1", "heads.heads.1"))
+    ]
     assert list(model.decoder.layers) == ["4", "3"]
     assert list(model.heads.heads) == ["4", "3"]
 
@@ -153,7 +160,7 @@ def test_order_of_levels_is_coarse_to_fine_however_it_is_asked() -> None:
     assert ModelConfig(levels=(1, 4, 3, 4)).levels == (4, 3, 1)
 
 
-# --- behaviour ------------------------------------------------------------------------------------------------------------
+# --- behaviour ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("base", [None, SMALL_SHRUNK], ids=["paper", "small"])
@@ -182,7 +189,13 @@ def test_same_seed_same_weights_same_training(tiny_model) -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"sar": "released", "head_padding": "each"}, {"sar": "none"}, {"cnn": "none"}, {"norm": "pre", "head": "subpixel"}],
+    [
+        {},
+        {"sar": "released", "head_padding": "each"},
+        {"sar": "none"},
+        {"cnn": "none"},
+        {"norm": "pre", "head": "subpixel"},
+    ],
     ids=["paper", "released", "plain_query", "no_cnn", "pre_norm"],
 )
 def test_no_parameter_without_a_gradient(tiny_model, settings: dict[str, object]) -> None:
@@ -257,19 +270,27 @@ def test_each_layers_output_is_the_next_layers_query(tiny_model) -> None:
     model, features = tiny_model()
     queries: list[torch.Tensor] = []
     outputs: list[torch.Tensor] = []
+
+    def keep(_module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        queries.append(inputs[0])
+        outputs.append(output)
+
     for layer in model.decoder.layers.values():
-        layer.register_forward_hook(lambda _m, inputs, output: (queries.append(inputs[0]), outputs.append(output)) and None)
+        layer.register_forward_hook(keep)
     model.eval()(features)
     assert len(queries) == 4
     assert all(torch.equal(query, output) for query, output in zip(queries[1:], outputs[:-1], strict=True))
 
 
-# --- initial weights ------------------------------------------------------------------------------------------------------
+# --- initial weights ----------------------------------------------------------------------------------------
 
 
+@torch.no_grad()
 def test_initial_weights_are_the_released_ones() -> None:
     torch.manual_seed(0)
-    config = dataclasses.replace(ARCHITECTURES["paper"], width=64, ffn=64, fpn_widths=(64,) * 4, patch_widths=(64, 96, 128))
+    config = dataclasses.replace(
+        ARCHITECTURES["paper"], width=64, ffn=64, fpn_widths=(64,) * 4, patch_widths=(64, 96, 128)
+    )
     model = build_unias(config, B4, 8)
     for normal in (model.query.query, model.decoder.query_position):
         assert float(normal.std()) == pytest.approx(1.0, abs=0.05)
@@ -289,7 +310,7 @@ def test_initial_weights_are_the_released_ones() -> None:
     assert float(patch.abs().max()) == pytest.approx(math.sqrt(6 / (64 * 64 + 128 * 64)), rel=0.01)
 
 
-# --- losses ---------------------------------------------------------------------------------------------------------------
+# --- losses -------------------------------------------------------------------------------------------------
 
 
 def pair(seed: int = 0) -> Reconstruction:
@@ -340,7 +361,7 @@ def test_half_precision_is_summed_in_float32() -> None:
 
 @pytest.mark.parametrize(("sign", "closer"), [("paper", True), ("released", False)])
 def test_the_papers_sign_pulls_towards_the_target_and_the_released_one_pushes_away(sign: str, closer: bool) -> None:
-    """A step along the cosine term's gradient alone lowers 1 - cosine with the paper's sign and raises it with the other."""
+    """A step down the cosine term alone lowers 1 - cosine with the paper's sign and raises it with the other."""
     target = pair().targets[4]
     output = pair().outputs[4].clone().requires_grad_(True)
     cosine = cosine_similarity(target, output).mean()

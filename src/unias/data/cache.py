@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from unias.config import LEVELS
 from unias.files import sha256, writing_folder
 
 Arrays = dict[int, NDArray[np.float16]]
@@ -53,9 +54,10 @@ def open_entry(key: str, count: int) -> Arrays | None:
     try:
         arrays = {int(file.stem.removeprefix("level")): np.load(file, mmap_mode="r") for file in files}
         os.utime(folder)
-    except (OSError, ValueError):
+    except (OSError, ValueError, EOFError):
         return None
-    return arrays if all(len(array) == count for array in arrays.values()) else None
+    whole = set(arrays) == set(LEVELS) and all(len(array) == count for array in arrays.values())
+    return arrays if whole else None
 
 
 def write_entry(
@@ -86,7 +88,7 @@ def make_room(bound: int) -> None:
     root = cache_root()
     if not root.is_dir():
         return
-    entries = sorted((entry for entry in root.iterdir() if entry.is_dir()), key=lambda entry: -entry.stat().st_mtime)
+    entries = sorted((entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")), key=lambda entry: -entry.stat().st_mtime)
     total = 0
     for entry in entries:
         total += sum(file.stat().st_size for file in entry.rglob("*") if file.is_file())

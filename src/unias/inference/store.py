@@ -58,7 +58,7 @@ class StoredModel:
 def build_detector(config: Config, products: tuple[str, ...], backbone: FrozenBackbone) -> Detector:
     """Modules by the settings, around a backbone."""
     unias = build_unias(config.model, backbone.channels, config.grid)
-    statistics = ProductStatistics(products, backbone.channels, whitened=config.maps.distance == "mahalanobis")
+    statistics = ProductStatistics(products, backbone.channels)
     return Detector(backbone, unias, statistics, config.maps, config.size)
 
 
@@ -70,7 +70,7 @@ def save_model(folder: Path, model: StoredModel) -> None:
     tensors = {
         name: value.detach().cpu().contiguous().clone()
         for name, value in model.detector.state_dict().items()
-        if not name.startswith(("statistics.", "level_maps.", "blur."))
+        if not name.startswith(("statistics.", "level_maps."))
     }
     statistics = {name: value.detach().cpu().contiguous() for name, value in model.detector.statistics.state_dict().items()}
     names = [product.name for product in model.products]
@@ -188,6 +188,6 @@ def _product(entry: dict[str, Any]) -> ProductInfo:
 def _fill(detector: Detector, model: dict[str, Tensor], statistics: dict[str, Tensor], home: Path) -> None:
     detector.statistics.load_state_dict(statistics)
     missing, unexpected = detector.load_state_dict(model, strict=False)
-    missing = [name for name in missing if not name.startswith(("statistics.", "level_maps.", "blur."))]
+    missing = [name for name in missing if not name.startswith(("statistics.", "level_maps."))]
     if missing or unexpected:
         raise DataError(f"{home}: its tensors do not fit its settings ({(missing + unexpected)[:3]}). Train it again.")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from unias.backbones.timm_backbone import FrozenBackbone
 from unias.config import LEVELS, MapConfig
 from unias.maps.levels import LevelMaps, cosine_distances, product_fusion, to_input_size
-from unias.maps.statistics import ProductStatistics, pool
+from unias.maps.statistics import NOISE_FLOOR, ProductStatistics, pool
 from unias.model.filters import GaussianBlur
 from unias.model.unias import Reconstruction, UniAS
 
@@ -38,7 +38,7 @@ class Detector(nn.Module):
 
     Args:
         size: S, side of the square input.
-        config: distance, fusion and smoothing.
+        config: fusion and smoothing.
     """
 
     def __init__(
@@ -52,8 +52,8 @@ class Detector(nn.Module):
         self.size = size
         self.level_maps = LevelMaps(config.kernels, size // 2)
         self.weights = dict(zip(LEVELS, config.weights, strict=True))
-        sigma = config.blur * size / 224
-        self.blur = GaussianBlur(2 * round(3 * sigma) + 1, sigma) if sigma > 0 else nn.Identity()
+        sigma = config.local_sigma * size / 224
+        self.local = GaussianBlur(2 * round(2 * sigma) + 1, sigma) if sigma > 0 else None
 
     @property
     def device(self) -> torch.device:
@@ -68,27 +68,26 @@ class Detector(nn.Module):
         """The same from the backbone's features, which may come from a cache."""
         if product is None:
             product = self.statistics.nearest(pool(features))
-        levels = self.levels_of(self.unias(features), product)
-        fused = to_input_size(self.fuse(levels, product), self.size)
-        return Maps(product, self.blur(fused[:, None])[:, 0], levels)
+        levels = self.levels_of(self.unias(features))
+        return Maps(product, to_input_size(self.fuse(levels, product), self.size), levels)
 
-    def levels_of(self, reconstruction: Reconstruction, product: Tensor) -> dict[int, Tensor]:
+    def levels_of(self, reconstruction: Reconstruction) -> dict[int, Tensor]:
         """The smoothed level maps, before fusion."""
-        if self.config.distance == "cosine":
-            return self.level_maps(cosine_distances(reconstruction))  # type: ignore[no-any-return]
-        distances = {
-            k: self.statistics.whiten(k, (reconstruction.targets[k] - output).float(), product)
-            for k, output in reconstruction.outputs.items()
-        }
-        return self.level_maps(distances)  # type: ignore[no-any-return]
+        maps: dict[int, Tensor] = self.level_maps(cosine_distances(reconstruction))
+        return maps
 
     def fuse(self, levels: Mapping[int, Tensor], product: Tensor) -> Tensor:
-        """product (paper): the levels multiplied. mean: each level over its product's mean on training photos, weighted."""
+        """product (paper): the levels multiplied. mean: a weighted mean of the levels, each over what is usual: its product's
+        mean on training photos, and, as far as the product's local share says, its surroundings in this very photo."""
         if self.config.fusion == "product":
             return product_fusion(dict(levels))
         total = sum(self.weights[k] for k in levels)
+        share = self.statistics.local_share[product][:, None, None]
         fused = torch.zeros_like(next(iter(levels.values())))
         for level, values in levels.items():
             usual = self.statistics.level_mean[product, LEVELS.index(level)].clamp_min(1e-12)
-            fused = fused + (self.weights[level] / total) * values / usual[:, None, None]
+            values = values / usual[:, None, None]
+            if self.local is not None:
+                values = values / (self.local(values[:, None])[:, 0] + NOISE_FLOOR) ** share
+            fused = fused + (self.weights[level] / total) * values
         return fused

@@ -58,7 +58,10 @@ class CachedBatches:
         for step in range(start, stop):
             chosen = np.sort(batch_indices(len(self.names), self.batch_size, self.seed, step))
             batch = {
-                level: torch.from_numpy(np.asarray(array[chosen])).to(self.device).float() for level, array in self.arrays.items()
+                level: torch.from_numpy(np.asarray(array[chosen]))
+                .to(self.device, torch.float32)
+                .contiguous(memory_format=torch.channels_last)
+                for level, array in self.arrays.items()
             }
             yield batch, [self.names[index] for index in chosen]
 

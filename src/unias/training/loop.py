@@ -20,7 +20,7 @@ from unias.progress import Progress
 from unias.runtime import step_seed
 from unias.training.batches import Batches
 from unias.training.budget import Budget
-from unias.training.checkpoint import TrainState, load_state, save_state
+from unias.training.checkpoint import STATE_FILE, TrainState, load_state, save_state
 
 LOG_EVERY = 10
 
@@ -131,9 +131,11 @@ class Trainer:
                 done, total = self._probe(began)
             self._steps(done, total, began)
         except KeyboardInterrupt as error:
-            raise Interrupted(
-                f"training was interrupted; its state is in {self.state_folder}. Run the same command with --resume to go on."
-            ) from error
+            if (self.state_folder / STATE_FILE).exists():
+                raise Interrupted(
+                    f"training was interrupted; its state is in {self.state_folder}. Run the same command with --resume to go on."
+                ) from error
+            raise Interrupted("training was interrupted before its first steps were done; run the same command again.") from error
         if self.averaged.values:
             self.plain.load_state_dict(self.averaged.values)
         self.plain.eval()
