@@ -179,7 +179,9 @@ class _Run:
 
     def final_config(self, outcome: Outcome) -> Config:
         """The settings with the number of steps that was run, so that they repeat the run exactly."""
-        return dataclasses.replace(self.config, train=dataclasses.replace(self.config.train, steps=outcome.steps, minutes=None))
+        return dataclasses.replace(
+            self.config, train=dataclasses.replace(self.config.train, steps=outcome.steps, minutes=None)
+        )
 
     def record(self, outcome: Outcome) -> dict[str, Any]:
         """What figures made with this model carry."""

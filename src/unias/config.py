@@ -75,7 +75,9 @@ class ModelConfig:
                 f"fpn_widths: {self.fpn_widths} must be four multiples of 8 (levels 4, 3, 2, 1), the first of heads too."
             )
         if len(self.patch_widths) not in (0, 3):
-            raise UsageError("patch_widths: three numbers are needed (levels 3, 2, 1), or none for a direct patch embedding.")
+            raise UsageError(
+                "patch_widths: three numbers are needed (levels 3, 2, 1), or none for a direct patch embedding."
+            )
         if self.width % self.heads or self.width % 4:
             raise UsageError(f"width: {self.width} must divide by 4 and by heads ({self.heads}).")
         if not 0 <= self.dropout < 1 or not 0 <= self.jitter_probability <= 1 or self.jitter_scale < 0:
@@ -99,7 +101,9 @@ class MapConfig:
         if len(self.weights) != 4 or len(self.kernels) != 4 or any(k < 1 or k % 2 == 0 for k in self.kernels):
             raise UsageError("maps: four weights and four odd kernel sizes are needed, for levels 4, 3, 2, 1.")
         if min(self.weights) < 0 or sum(self.weights) <= 0 or self.local_sigma < 0 or self.local_spread <= 0:
-            raise UsageError("maps: weights must be at least 0 and not all 0, local_sigma at least 0, local_spread above 0.")
+            raise UsageError(
+                "maps: weights must be at least 0 and not all 0, local_sigma at least 0, local_spread above 0."
+            )
 
 
 @dataclass(frozen=True)
@@ -159,7 +163,9 @@ class Config:
 
     def __post_init__(self) -> None:
         if self.size < MIN_SIZE or self.size % SIZE_MULTIPLE:
-            raise UsageError(f"size: {self.size} is not a multiple of {SIZE_MULTIPLE} from {MIN_SIZE} up. Try 224 or 256.")
+            raise UsageError(
+                f"size: {self.size} is not a multiple of {SIZE_MULTIPLE} from {MIN_SIZE} up. Try 224 or 256."
+            )
         if self.bits is not None and not 9 <= self.bits <= 16:
             raise UsageError(f"bits: {self.bits} is not between 9 and 16 (the depth of data in 16-bit files).")
 

@@ -9,7 +9,13 @@ from pathlib import Path
 import torch
 
 from unias.api import _check_output, _Run
-from unias.backbones.timm_backbone import FrozenBackbone, build_backbone, create_network, drop_unread_stages, use_authors_padding
+from unias.backbones.timm_backbone import (
+    FrozenBackbone,
+    build_backbone,
+    create_network,
+    drop_unread_stages,
+    use_authors_padding,
+)
 from unias.calibration.cuts import Cut
 from unias.config import BackboneConfig, Config
 from unias.data.layouts import require_training, scan
@@ -94,4 +100,4 @@ def _backbone(net: dict[str, torch.Tensor], config: Config, weights: str | None,
     network.load_state_dict(convert_backbone(net, network.state_dict(), where))
     use_authors_padding(network, config.backbone.name)
     drop_unread_stages(network)
-    return FrozenBackbone(network.to(memory_format=torch.channels_last), channels)  # type: ignore[call-overload]
+    return FrozenBackbone(network.to(memory_format=torch.channels_last), channels)

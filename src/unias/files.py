@@ -41,7 +41,9 @@ def writing(path: Path | str) -> Iterator[Path]:
     temporary: Path | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{target.name[:40]}.", suffix=".part" + target.suffix, dir=target.parent)
+        handle, name = tempfile.mkstemp(
+            prefix=f".{target.name[:40]}.", suffix=".part" + target.suffix, dir=target.parent
+        )
         os.close(handle)
         temporary = Path(name)
         yield temporary

@@ -68,4 +68,3 @@ def preset(name: str) -> Config:
     if name not in PRESETS:
         raise UsageError(f"preset: {name!r} is not one of {', '.join(PRESETS)}.")
     return dataclasses.replace(PRESETS[name])
-

@@ -35,29 +35,29 @@ class Progress:
             print(text, file=sys.stderr, flush=True)
 
     @contextlib.contextmanager
-    def stage(self, name: str, total: int) -> Iterator[Advance]:
-        """Count ``total`` units of one stage."""
+    def stage(self, name: str, total: int, done: int = 0) -> Iterator[Advance]:
+        """Count ``total`` units of one stage, of which ``done`` were finished before."""
         if self.mode == "bars":
-            with self._bar(name, total) as advance:
-                yield advance
+            with self._bar(name, total, done) as bar:
+                yield bar
             return
-        done, start = 0, time.monotonic()
-        last = start
+        start = time.monotonic()
+        last, now_done = start, done
 
-        def advance(count: int = 1, note: str = "") -> None:
-            nonlocal done, last
-            done += count
+        def line(count: int = 1, note: str = "") -> None:
+            nonlocal now_done, last
+            now_done += count
             now = time.monotonic()
-            if self.mode == "lines" and (now - last >= self.every or done == total):
+            if self.mode == "lines" and (now - last >= self.every or now_done == total):
                 last = now
-                left = (now - start) / max(done, 1) * (total - done)
+                left = (now - start) / max(now_done - done, 1) * (total - now_done)
                 tail = f", {note}" if note else ""
-                self.say(f"{name}: {done}/{total}, {now - start:.0f} s, {left:.0f} s to go{tail}")
+                self.say(f"{name}: {now_done}/{total}, {now - start:.0f} s, {left:.0f} s to go{tail}")
 
-        yield advance
+        yield line
 
     @contextlib.contextmanager
-    def _bar(self, name: str, total: int) -> Iterator[Advance]:
+    def _bar(self, name: str, total: int, done: int) -> Iterator[Advance]:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
         from rich.progress import Progress as RichProgress
@@ -72,5 +72,5 @@ class Progress:
             console=Console(stderr=True),
         )
         with bar:
-            task = bar.add_task(name, total=total, note="")
+            task = bar.add_task(name, total=total, completed=done, note="")
             yield lambda count=1, note="": bar.update(task, advance=count, note=note)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import torch
-
 from shared_reference import head_tensor, load_reference, noise, relative_error
+
 from unias.errors import DataError
 from unias.maps.levels import LevelMaps, cosine_distances, product_fusion, to_input_size
 from unias.model.build import build_unias
@@ -33,7 +32,7 @@ def released_model() -> UniAS:
 
 
 @pytest.fixture(scope="module")
-def stages() -> Iterator[dict[str, np.ndarray]]:
+def stages() -> dict[str, np.ndarray]:
     """Every listed stage as this package computes it, under the reference's names."""
     reference, _ = load_reference("unias")
     model = released_model()
@@ -79,7 +78,7 @@ def stages() -> Iterator[dict[str, np.ndarray]]:
         seen[f"mean_cosine.{4 - k}"] = losses.cosine[k].numpy()
     seen["sine_position"] = sine_positions(64, 14).T.reshape(1, 64, 14, 14).numpy()
     seen["neighbour_mask"] = neighbour_mask(14).numpy()
-    yield seen
+    return seen
 
 
 def test_every_stage_agrees(stages: dict[str, np.ndarray], record_property: pytest.FixtureRequest) -> None:

@@ -55,7 +55,7 @@ def build_backbone(config: BackboneConfig) -> FrozenBackbone:
     if config.authors_padding:
         use_authors_padding(network, config.name)
     drop_unread_stages(network)
-    return FrozenBackbone(network.to(memory_format=torch.channels_last), channels)  # type: ignore[call-overload]
+    return FrozenBackbone(network.to(memory_format=torch.channels_last), channels)
 
 
 def create_network(name: str) -> tuple[nn.Module, dict[int, int]]:
@@ -64,7 +64,7 @@ def create_network(name: str) -> tuple[nn.Module, dict[int, int]]:
 
     bare = name.removeprefix("hf-hub:").removeprefix("timm/")
     try:
-        info = timm.create_model(bare, pretrained=False, features_only=True).feature_info
+        info: Any = timm.create_model(bare, pretrained=False, features_only=True).feature_info
     except Exception as error:
         close = ", ".join(timm.list_models(f"*{bare.split('.')[0][-12:]}*")[:5])
         raise UsageError(
@@ -79,8 +79,11 @@ def create_network(name: str) -> tuple[nn.Module, dict[int, int]]:
             "Choose a convolutional network such as tf_efficientnet_lite2 or resnet18."
         )
     index = {level: len(strides) - 1 - strides[::-1].index(stride) for level, stride in STRIDES.items()}
-    network = timm.create_model(bare, pretrained=False, features_only=True, out_indices=[index[k] for k in (1, 2, 3, 4)])
-    channels = dict(zip((1, 2, 3, 4), network.feature_info.channels(), strict=True))
+    network = timm.create_model(
+        bare, pretrained=False, features_only=True, out_indices=[index[k] for k in (1, 2, 3, 4)]
+    )
+    chosen: Any = network.feature_info
+    channels = dict(zip((1, 2, 3, 4), chosen.channels(), strict=True))
     return network.eval(), channels
 
 
@@ -92,7 +95,13 @@ def use_authors_padding(network: nn.Module, name: str) -> None:
         raise UsageError(f"backbone: authors_padding is for efficientnet_b4 alone, not {name!r}.")
     old = blocks[2][0].conv_dw
     plain = nn.Conv2d(
-        old.in_channels, old.out_channels, old.kernel_size, old.stride, padding=2, groups=old.groups, bias=old.bias is not None
+        old.in_channels,
+        old.out_channels,
+        old.kernel_size,
+        old.stride,
+        padding=2,
+        groups=old.groups,
+        bias=old.bias is not None,
     )
     plain.load_state_dict(old.state_dict())
     blocks[2][0].conv_dw = plain

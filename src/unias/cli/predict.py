@@ -12,7 +12,9 @@ from unias.cli import options
 def predict(
     model: Path = typer.Argument(..., help="Model folder made by unias train."),
     images: list[str] = typer.Argument(..., help="Photos, folders of photos, or patterns such as 'line/*.png'."),
-    output: Path = typer.Option(..., "-o", "--output", help="Folder for results.csv, results.jsonl, heat maps and masks."),
+    output: Path = typer.Option(
+        ..., "-o", "--output", help="Folder for results.csv, results.jsonl, heat maps and masks."
+    ),
     product: str | None = typer.Option(None, help="Which product the photos show. Default: the nearest product."),
     levels: bool = typer.Option(False, help="Also a picture of the map of every level (supplement, Fig. 3)."),
     device: str = options.Device,

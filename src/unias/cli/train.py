@@ -10,7 +10,9 @@ from unias.cli import options
 
 
 def train(
-    data: Path = typer.Argument(..., help="Folder of photos: MVTec-AD or VisA layout, product/*.png, or one flat folder."),
+    data: Path = typer.Argument(
+        ..., help="Folder of photos: MVTec-AD or VisA layout, product/*.png, or one flat folder."
+    ),
     output: Path = typer.Option(..., "-o", "--output", help="Folder of the model; must be new."),
     preset: str = typer.Option("small", help="small (2 CPU cores), paper, visa or released (the source's, for a GPU)."),
     config: Path | None = typer.Option(None, help="YAML settings instead of a preset, as in configs/."),
@@ -23,7 +25,9 @@ def train(
     bits: int | None = options.Bits,
     seed: int | None = typer.Option(None, help="Seed of weights, split, order and noise. Default: the preset's, 0."),
     resume: bool = typer.Option(False, help="Go on with the unfinished training in the output folder."),
-    skip_bad: bool = typer.Option(False, "--skip-bad", help="Leave unreadable photos out, each named, instead of stopping."),
+    skip_bad: bool = typer.Option(
+        False, "--skip-bad", help="Leave unreadable photos out, each named, instead of stopping."
+    ),
     workers: int = typer.Option(0, min=0, help="Processes that decode photos when features are not cached."),
     logger: str = typer.Option("none", help="none, csv, tensorboard, wandb or mlflow."),
     device: str = options.Device,
@@ -63,5 +67,8 @@ def train(
         for p in model.products
     ]
     lines.append(f"{record['steps']} steps, {record['minutes']} minutes. Model: {output}")
-    cuts = {p.name: {"cut": p.cut.value, "held_out": p.cut.held_out, "provisional": p.cut.provisional} for p in model.products}
+    cuts = {
+        p.name: {"cut": p.cut.value, "held_out": p.cut.held_out, "provisional": p.cut.provisional}
+        for p in model.products
+    }
     options.answer(as_json, {"model": output, **record, "products": cuts}, "\n".join(lines))

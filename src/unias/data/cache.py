@@ -61,7 +61,11 @@ def open_entry(key: str, count: int) -> Arrays | None:
 
 
 def write_entry(
-    key: str, count: int, shapes: dict[int, tuple[int, ...]], batches: Iterable[dict[int, NDArray[np.float32]]], bound: int
+    key: str,
+    count: int,
+    shapes: dict[int, tuple[int, ...]],
+    batches: Iterable[dict[int, NDArray[np.float32]]],
+    bound: int,
 ) -> Arrays:
     """Fill one entry batch by batch and open it. ``bound``: bytes the whole cache may take after it."""
     make_room(bound - bytes_needed(count, shapes))
@@ -79,7 +83,8 @@ def write_entry(
             array.flush()
         del arrays
     opened = open_entry(key, count)
-    assert opened is not None and start == count
+    assert opened is not None
+    assert start == count
     return opened
 
 
@@ -88,7 +93,10 @@ def make_room(bound: int) -> None:
     root = cache_root()
     if not root.is_dir():
         return
-    entries = sorted((entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")), key=lambda entry: -entry.stat().st_mtime)
+    entries = sorted(
+        (entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")),
+        key=lambda entry: -entry.stat().st_mtime,
+    )
     total = 0
     for entry in entries:
         total += sum(file.stat().st_size for file in entry.rglob("*") if file.is_file())

@@ -13,17 +13,19 @@ from numpy.typing import NDArray
 
 FLIP_PROBABILITY = 0.3
 
-_MVTEC_FLIP = frozenset("bottle carpet grid hazelnut metal_nut pill screw tile wood zipper".split())
+_MVTEC_FLIP = frozenset(
+    ["bottle", "carpet", "grid", "hazelnut", "metal_nut", "pill", "screw", "tile", "wood", "zipper"]
+)
 RECIPES: dict[str, dict[str, frozenset[str]]] = {
     "mvtec": {
         "hflip": _MVTEC_FLIP,
         "vflip": _MVTEC_FLIP,
-        "rotate": frozenset("bottle carpet hazelnut screw tile wood".split()),
+        "rotate": frozenset(["bottle", "carpet", "hazelnut", "screw", "tile", "wood"]),
     },
     "visa": {
-        "hflip": frozenset("candle macaroni2 capsules chewinggum fryum macaroni1 pipe_fryum".split()),
-        "vflip": frozenset("macaroni2 capsules chewinggum fryum pipe_fryum".split()),
-        "rotate": frozenset("macaroni2 capsules fryum".split()),
+        "hflip": frozenset(["candle", "macaroni2", "capsules", "chewinggum", "fryum", "macaroni1", "pipe_fryum"]),
+        "vflip": frozenset(["macaroni2", "capsules", "chewinggum", "fryum", "pipe_fryum"]),
+        "rotate": frozenset(["macaroni2", "capsules", "fryum"]),
     },
     "none": {"hflip": frozenset(), "vflip": frozenset(), "rotate": frozenset()},
 }

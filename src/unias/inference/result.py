@@ -51,7 +51,10 @@ class Result:
         resized = np.asarray(mask.resize((width, height), Image.Resampling.NEAREST)) > 0
         if self.pred_mask.any() and not resized.any():  # a photo smaller than the model's input may skip the pixel
             rows, columns = np.nonzero(self.pred_mask)
-            row, column = int(rows[0]) * height // len(self.pred_mask), int(columns[0]) * width // self.pred_mask.shape[1]
+            row, column = (
+                int(rows[0]) * height // len(self.pred_mask),
+                int(columns[0]) * width // self.pred_mask.shape[1],
+            )
             resized = resized.copy()
             resized[row, column] = True
         return resized

@@ -1,12 +1,12 @@
 """A model on disk: a folder that can be checked, read without pickle, and is written whole or not at all.
 
-    model.safetensors      backbone and trained weights
-    config.yaml            every setting
-    products.json          cuts, counts and the split (which photos were held out)
-    products.safetensors   what good parts of each product look like to the model
-    card.md                data, counts, seed, versions, figures, for people
-    manifest.json          format version and the sha256 of each file
-    train_state/           only while training is unfinished
+model.safetensors      backbone and trained weights
+config.yaml            every setting
+products.json          cuts, counts and the split (which photos were held out)
+products.safetensors   what good parts of each product look like to the model
+card.md                data, counts, seed, versions, figures, for people
+manifest.json          format version and the sha256 of each file
+train_state/           only while training is unfinished
 """
 
 from __future__ import annotations
@@ -72,7 +72,9 @@ def save_model(folder: Path, model: StoredModel) -> None:
         for name, value in model.detector.state_dict().items()
         if not name.startswith(("statistics.", "level_maps."))
     }
-    statistics = {name: value.detach().cpu().contiguous() for name, value in model.detector.statistics.state_dict().items()}
+    statistics = {
+        name: value.detach().cpu().contiguous() for name, value in model.detector.statistics.state_dict().items()
+    }
     names = [product.name for product in model.products]
     with writing_folder(folder, replace=True) as temporary:
         save_file(tensors, temporary / "model.safetensors")
@@ -104,7 +106,7 @@ def load_model(folder: Path | str, device: torch.device) -> StoredModel:
         if config.backbone.authors_padding:
             use_authors_padding(network, config.backbone.name)
         drop_unread_stages(network)
-        backbone = FrozenBackbone(network.to(memory_format=torch.channels_last), channels)  # type: ignore[call-overload]
+        backbone = FrozenBackbone(network.to(memory_format=torch.channels_last), channels)
         detector = build_detector(config, tuple(product.name for product in products), backbone)
         _fill(detector, load_file(home / "model.safetensors"), load_file(home / "products.safetensors"), home)
     except UniasError:
@@ -139,7 +141,9 @@ def check_manifest(home: Path) -> None:
         if name not in files or not file.is_file():
             raise DataError(f"{file}: is missing from the model. Copy the whole folder again.")
         if sha256(file) != files[name]:
-            raise DataError(f"{file}: was changed since it was written (its sha256 differs). Copy the model folder again.")
+            raise DataError(
+                f"{file}: was changed since it was written (its sha256 differs). Copy the model folder again."
+            )
 
 
 def card(model: StoredModel, names: list[str]) -> str:
@@ -154,7 +158,11 @@ def card(model: StoredModel, names: list[str]) -> str:
         f"- preset: {model.config.preset}, input {model.config.size} x {model.config.size}, backbone "
         f"{model.config.backbone.name}",
     ]
-    lines += [f"- {key}: {record[key]}" for key in ("seed", "steps", "epochs", "minutes", "commit", "machine") if key in record]
+    lines += [
+        f"- {key}: {record[key]}"
+        for key in ("seed", "steps", "epochs", "minutes", "commit", "machine")
+        if key in record
+    ]
     if "versions" in record:
         lines.append("- versions: " + ", ".join(f"{key} {value}" for key, value in record["versions"].items()))
     lines += [
@@ -165,7 +173,9 @@ def card(model: StoredModel, names: list[str]) -> str:
     for product in model.products:
         promise = "none (provisional)" if product.cut.provisional else f"{product.cut.false_alarm_rate:.1%}"
         name = product.name.replace("|", "\\|")
-        lines.append(f"| {name} | {len(product.train)} | {len(product.held_out)} | {product.cut.value:.6g} | {promise} |")
+        lines.append(
+            f"| {name} | {len(product.train)} | {len(product.held_out)} | {product.cut.value:.6g} | {promise} |"
+        )
     lines += [
         "",
         "The cut is the highest score of a product's held-out good photos; they served nothing else.",

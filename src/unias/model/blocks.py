@@ -19,7 +19,8 @@ class Step(nn.Module):
 
     def around(self, x: Tensor, body: Callable[[Tensor], Tensor]) -> Tensor:
         if self.norm_first:
-            return x + self.drop(body(self.norm(x)))
+            added: Tensor = self.drop(body(self.norm(x)))
+            return x + added
         normed: Tensor = self.norm(x + self.drop(body(x)))
         return normed
 
@@ -107,7 +108,9 @@ class GatedCNN(nn.Module):
         def chain(length: int) -> nn.Sequential:
             return nn.Sequential(*(convolution(index == 0, 3) for index in range(length)))
 
-        branches = [chain(3)] if kind == "conv3" else [nn.Sequential(convolution(True, 1)), chain(1), chain(2), chain(3)]
+        branches = (
+            [chain(3)] if kind == "conv3" else [nn.Sequential(convolution(True, 1)), chain(1), chain(2), chain(3)]
+        )
         self.branches = nn.ModuleList(branches)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -50,11 +50,17 @@ def build_unias(config: ModelConfig, channels: Mapping[int, int], grid: int) -> 
     patch_widths = dict(zip((3, 2, 1), config.patch_widths, strict=True)) if config.patch_widths else None
     token_levels = tuple(sorted({4, *config.levels}, reverse=True))
     tokens = TokenEmbedding(token_levels, widths, config.width, patch_widths)
-    queries = {"paper": SampleAwareQuery, "released": ReleasedQuery, "none": PlainQuery}
+    queries: dict[str, type[SampleAwareQuery] | type[ReleasedQuery] | type[PlainQuery]] = {
+        "paper": SampleAwareQuery,
+        "released": ReleasedQuery,
+        "none": PlainQuery,
+    }
     source = nn.Conv2d(widths[4], config.width, 3, padding=1) if config.sar == "released" else None
     layers = {
         k: DecoderLayer(
-            HybridBlock(config.width, count, config.heads, config.ffn, config.dropout, norm_first, config.channel_branch),
+            HybridBlock(
+                config.width, count, config.heads, config.ffn, config.dropout, norm_first, config.channel_branch
+            ),
             None if config.cnn == "none" else GatedCNN(config.width, config.width, config.cnn),
             config.cnn_residual,
         )

@@ -30,7 +30,7 @@ class HybridBlock(nn.Module):
         if self.channel is None:
             return spatial
         turned = self.channel(query.transpose(1, 2), tokens.transpose(1, 2), None, position.transpose(0, 1), None)
-        both = spatial + turned.transpose(1, 2)
+        both: Tensor = spatial + turned.transpose(1, 2)
         return both - query if self.norm_first else both
 
 
@@ -57,7 +57,9 @@ class DecoderLayer(nn.Module):
 class Decoder(nn.Module):
     """Layers keyed by level; ``query_position`` (T, D) is learned and shared by them all."""
 
-    def __init__(self, layers: Mapping[int, DecoderLayer], width: int, tokens: int, position: Tensor, mask: Tensor) -> None:
+    def __init__(
+        self, layers: Mapping[int, DecoderLayer], width: int, tokens: int, position: Tensor, mask: Tensor
+    ) -> None:
         super().__init__()
         self.layers = nn.ModuleDict({str(level): layer for level, layer in layers.items()})
         self.query_position = nn.Parameter(torch.empty(tokens, width))

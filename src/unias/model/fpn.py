@@ -61,9 +61,7 @@ class PixelDecoder(nn.Module):
         top = widths[4]
         self.finer_levels = tuple(finer_levels)
         self.input_projection = nn.Conv2d(channels[4], top, 1)
-        self.encoder = nn.ModuleList(
-            EncoderLayer(top, heads, ffn, dropout, norm_first) for _ in range(encoder_layers)
-        )
+        self.encoder = nn.ModuleList(EncoderLayer(top, heads, ffn, dropout, norm_first) for _ in range(encoder_layers))
         self.top_output = nn.Conv2d(top, top, 3, padding=1, bias=False)
         self.register_buffer("position", sine_positions(top, grid), persistent=False)
         self.lateral = nn.ModuleDict({str(k): NormedConv(channels[k], widths[k], 1) for k in self.finer_levels})
@@ -82,7 +80,8 @@ class PixelDecoder(nn.Module):
         tokens = x.flatten(2).transpose(1, 2)
         for layer in self.encoder:
             tokens = layer(tokens, self.position)
-        return tokens.transpose(1, 2).reshape(n, width, height, columns)
+        encoded: Tensor = tokens.transpose(1, 2).reshape(n, width, height, columns)
+        return encoded
 
     def forward(self, inputs: Mapping[int, Tensor]) -> dict[int, Tensor]:
         outputs = {4: F.relu(self.top_output(self.encode(inputs[4])))}

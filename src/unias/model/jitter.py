@@ -27,4 +27,5 @@ class FeatureJitter(nn.Module):
             return x
         length = torch.linalg.vector_norm(x, dim=1, keepdim=True)
         divisor = x.shape[1] if self.norm == "channels" else x.shape[1] ** 0.5
-        return x + torch.randn_like(x) * (length * (self.scale / divisor))
+        noise: Tensor = torch.randn_like(x) * (length * (self.scale / divisor))
+        return x + noise

@@ -18,8 +18,11 @@ def cosine_similarity(target: Tensor, output: Tensor, eps: float = 1e-8) -> Tens
     """
     target, output = target.float(), output.float()
     dot = (target * output).sum(dim=1)
-    lengths = torch.linalg.vector_norm(target, dim=1).clamp_min(eps) * torch.linalg.vector_norm(output, dim=1).clamp_min(eps)
-    return dot / lengths
+    lengths = torch.linalg.vector_norm(target, dim=1).clamp_min(eps) * torch.linalg.vector_norm(
+        output, dim=1
+    ).clamp_min(eps)
+    similarity: Tensor = dot / lengths
+    return similarity
 
 
 @dataclass(frozen=True)
@@ -32,9 +35,7 @@ class LevelLosses:
     def total(self, weight: float = 10.0, cosine_sign: str = "paper") -> Tensor:
         """weight * sum over levels of mse + (1 - cosine). "released" adds + cosine instead: the published code's flipped
         sign, which pushes reconstructions away from their targets (spec section 12; for study only)."""
-        terms = [
-            self.mse[k] + (1 - self.cosine[k] if cosine_sign == "paper" else self.cosine[k]) for k in self.mse
-        ]
+        terms = [self.mse[k] + (1 - self.cosine[k] if cosine_sign == "paper" else self.cosine[k]) for k in self.mse]
         total = terms[0]
         for term in terms[1:]:
             total = total + term

@@ -31,7 +31,9 @@ def neighbour_mask(grid: int, window: int = 7) -> Tensor:
     Prevents the decoder from copying a token onto itself. Raises ValueError where the window would cover the grid.
     """
     if window >= grid:
-        raise ValueError(f"a {window} x {window} window leaves the centre of a {grid} x {grid} grid nothing to attend to")
+        raise ValueError(
+            f"a {window} x {window} window leaves the centre of a {grid} x {grid} grid nothing to attend to"
+        )
     place = torch.arange(grid)
     near = (place[:, None] - place[None, :]).abs() <= window // 2
     mask = near[:, None, :, None] & near[None, :, None, :]

@@ -111,7 +111,12 @@ def run_evaluation(
     write_text(home / "table.csv", to_csv(classes, document["mean"], marks))
     if page:
         notes = [f"Figures of the photos in subset {part!r} are in metrics.json and table.md." for part in figures]
-        write_report(home, Report(f"{dataset.root.name}: one model, {len(classes)} products", products, document["mean"], marks, notes))
+        write_report(
+            home,
+            Report(
+                f"{dataset.root.name}: one model, {len(classes)} products", products, document["mean"], marks, notes
+            ),
+        )
     return document
 
 

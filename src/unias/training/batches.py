@@ -86,7 +86,9 @@ class StepDataset(Dataset[Any]):
         chosen = [self.samples[i] for i in batch_indices(len(self.samples), self.batch_size, self.seed, step)]
         try:
             images = [
-                augment(load_input(s.path, self.size, self.bits)[0], s.product, self.recipe, draw(self.seed, epoch, s.key))
+                augment(
+                    load_input(s.path, self.size, self.bits)[0], s.product, self.recipe, draw(self.seed, epoch, s.key)
+                )
                 for s in chosen
             ]
         except DataError as error:

@@ -56,5 +56,3 @@ def load_state(folder: Path, fingerprint: str) -> TrainState | None:
             "train again."
         )
     return state
-
-

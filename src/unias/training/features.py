@@ -16,6 +16,7 @@ from unias.data.cache import Arrays, bytes_needed, content_key, open_entry, writ
 from unias.data.decode import load_input
 from unias.data.layouts import Sample
 from unias.files import sha256_of_tensors
+from unias.model.filters import Standardize
 from unias.model.unias import UniAS
 from unias.progress import Progress
 
@@ -30,7 +31,12 @@ class Features:
     """
 
     def __init__(
-        self, samples: Sequence[Sample], backbone: FrozenBackbone, config: Config, device: torch.device, progress: Progress
+        self,
+        samples: Sequence[Sample],
+        backbone: FrozenBackbone,
+        config: Config,
+        device: torch.device,
+        progress: Progress,
     ) -> None:
         self.samples = list(samples)
         self.backbone = backbone
@@ -64,7 +70,9 @@ class Features:
         arrays = open_entry(key, len(self.samples))
         if arrays is None:
             batches = ({k: v.cpu().numpy() for k, v in batch.items()} for batch in self._compute(name))
-            arrays = write_entry(key, len(self.samples), self.shapes(), batches, int(self.config.train.cache_gib * 2**30))
+            arrays = write_entry(
+                key, len(self.samples), self.shapes(), batches, int(self.config.train.cache_gib * 2**30)
+            )
         self.arrays = arrays
         return arrays
 
@@ -76,7 +84,9 @@ class Features:
             return
         for start in range(0, len(chosen), BATCH):
             rows = chosen[start : start + BATCH]
-            yield {k: torch.from_numpy(np.asarray(array[rows])).to(self.device).float() for k, array in self.arrays.items()}
+            yield {
+                k: torch.from_numpy(np.asarray(array[rows])).to(self.device).float() for k, array in self.arrays.items()
+            }
 
     def _compute(self, name: str, indices: Sequence[int] | None = None) -> Iterator[dict[int, Tensor]]:
         """Decode in threads (Pillow lets go of the interpreter) while the backbone works."""
@@ -115,5 +125,6 @@ def fit_standardize(model: UniAS, batches: Iterator[dict[int, Tensor]]) -> None:
         mean = total / counts[level]
         deviation = (squares[level] / counts[level] - mean.square()).clamp_min(0).sqrt()
         module = model.standardize[str(level)]
+        assert isinstance(module, Standardize)
         module.mean.copy_(mean.float())
         module.deviation.copy_(deviation.float().clamp_min(1e-6))

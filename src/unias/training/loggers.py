@@ -22,11 +22,11 @@ def build_loggers(name: str, home: Path) -> list[Any]:
     folder = home.parent / f"{home.name}-logs"
     try:
         if name == "csv":
-            from lightning_fabric.loggers import CSVLogger
+            from lightning_fabric.loggers.csv_logs import CSVLogger
 
             return [CSVLogger(root_dir=folder, name="csv")]
         if name == "tensorboard":
-            from lightning_fabric.loggers import TensorBoardLogger
+            from lightning_fabric.loggers.tensorboard import TensorBoardLogger
 
             return [TensorBoardLogger(root_dir=folder, name="tensorboard")]
         from lightning.pytorch import loggers
@@ -36,4 +36,6 @@ def build_loggers(name: str, home: Path) -> list[Any]:
         return [loggers.MLFlowLogger(experiment_name="unias", run_name=home.name, save_dir=str(folder))]
     except ImportError as error:
         packages = {"tensorboard": "tensorboard", "wandb": "lightning wandb", "mlflow": "lightning mlflow"}
-        raise MissingError(f"--logger {name}: its package is missing. pip install {packages.get(name, name)}") from error
+        raise MissingError(
+            f"--logger {name}: its package is missing. pip install {packages.get(name, name)}"
+        ) from error

@@ -135,7 +135,9 @@ class Trainer:
                 raise Interrupted(
                     f"training was interrupted; its state is in {self.state_folder}. Run the same command with --resume to go on."
                 ) from error
-            raise Interrupted("training was interrupted before its first steps were done; run the same command again.") from error
+            raise Interrupted(
+                "training was interrupted before its first steps were done; run the same command again."
+            ) from error
         if self.averaged.values:
             self.plain.load_state_dict(self.averaged.values)
         self.plain.eval()
@@ -185,8 +187,7 @@ class Trainer:
         kept = time.monotonic()
         if start >= total:
             return
-        with self.progress.stage("training", total) as advance:
-            advance(start)
+        with self.progress.stage("training", total, start) as advance:
             done = start
             try:
                 for features, names in self.batches.features(start, total):
