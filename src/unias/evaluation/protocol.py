@@ -66,6 +66,7 @@ def evaluate_class(
     is_defect: NDArray[np.bool_],
     image_scores: NDArray[np.float64],
     cut: float | None,
+    valid: NDArray[np.bool_] | None = None,
 ) -> dict[str, float]:
     """Every figure of one class.
 
@@ -75,6 +76,8 @@ def evaluate_class(
         is_defect: (N,), the photo-level truth.
         image_scores: (N,), higher is more anomalous; a photo fails where its score is above ``cut``.
         cut: the product's label-free cut, on the scale of scores and maps; None without one.
+        valid: (N, H, W), False where a photo smaller than the others was padded; there the map must be -inf and the mask
+            empty. Such places count in no figure.
 
     Returns:
         One value for each of ``KEYS``:
@@ -100,7 +103,7 @@ def evaluate_class(
     failed = np.zeros(photos, dtype=bool) if cut is None else image_scores > cut
     values.update(_image_figures(is_defect, image_scores, None if cut is None else failed))
     if masks is not None and photos:
-        values.update(_pixel_figures(maps, masks, is_defect))
+        values.update(_pixel_figures(maps, masks, is_defect, valid))
         if cut is not None:
             dice = dice_per_sample(masks, above(maps, cut) & failed[:, None, None])
             values["dsc_cut"], values["dsc_defective_cut"] = float(dice.mean()), _mean(dice[is_defect])
@@ -177,10 +180,15 @@ def _image_figures(
 
 
 def _pixel_figures(
-    maps: NDArray[np.float32], masks: NDArray[np.bool_], is_defect: NDArray[np.bool_]
+    maps: NDArray[np.float32],
+    masks: NDArray[np.bool_],
+    is_defect: NDArray[np.bool_],
+    valid: NDArray[np.bool_] | None,
 ) -> dict[str, float]:
     values = {"ar": anomaly_ratio(masks, is_defect), "dsc_empty": empty_mask_dsc(masks)}
-    ranking = PixelRanking(masks, maps)
+    if valid is not None and is_defect.any():
+        values["ar"] = float(masks[is_defect].sum() / valid[is_defect].sum())
+    ranking = PixelRanking(masks, maps) if valid is None else PixelRanking(masks[valid], maps[valid])
     if not len(ranking.positives):
         return values
     oracle, f1, best = ranking.oracle(), ranking.f1_max(), best_dsc(masks, maps, ranking)

@@ -19,7 +19,7 @@ from unias.config import to_dict
 from unias.data.layouts import Dataset, Sample, require_test, scan
 from unias.data.masks import load_mask, resize_mask
 from unias.errors import DataError, UsageError
-from unias.evaluation.metrics import dice_per_sample, precision_recall_curve
+from unias.evaluation.metrics import PixelRanking, above, dice_per_sample
 from unias.evaluation.protocol import evaluate_class, mean_metrics, metrics_document
 from unias.files import ensure_folder, write_json, write_text
 from unias.inference.predictor import Model
@@ -40,6 +40,7 @@ class ClassData:
     masks: NDArray[np.bool_] | None
     scores: NDArray[np.float64]
     recognised: NDArray[np.bool_]
+    valid: NDArray[np.bool_] | None = None  # where photos of several original sizes were padded: False
 
     @property
     def is_defect(self) -> NDArray[np.bool_]:
@@ -53,6 +54,7 @@ class ClassData:
             None if self.masks is None else self.masks[chosen],
             self.scores[chosen],
             self.recognised[chosen],
+            None if self.valid is None else self.valid[chosen],
         )
 
 
@@ -68,7 +70,7 @@ def run_evaluation(
     """Evaluate, write, and give back what ``metrics.json`` holds.
 
     Args:
-        size: "model" = maps and masks at the model's input size; "original" = at each photo's own size (one size a class).
+        size: "model" = maps and masks at the model's input size; "original" = at each photo's own size.
         subsets: {name: keys}: also the figures of the photos named (paths below ``data``), and of the "rest".
         page: write ``index.html`` with pictures.
 
@@ -93,13 +95,17 @@ def run_evaluation(
             continue
         content = predict_class(model, dataset, name, size, progress)
         cut = cuts.get(name)
-        classes[name] = evaluate_class(content.maps, content.masks, content.is_defect, content.scores, cut)
+        classes[name] = evaluate_class(
+            content.maps, content.masks, content.is_defect, content.scores, cut, content.valid
+        )
         recognised[name] = float(content.recognised.mean())
         for part, keys in parts.items():
             chosen = np.array([sample.key in keys for sample in content.samples])
             if chosen.any():
                 half = content.rows(chosen)
-                figures[part][name] = evaluate_class(half.maps, half.masks, half.is_defect, half.scores, cut)
+                figures[part][name] = evaluate_class(
+                    half.maps, half.masks, half.is_defect, half.scores, cut, half.valid
+                )
         if page:
             products.append(_product_report(model, name, content, classes[name], cut))
     info = _info(model, dataset, recognised)
@@ -121,7 +127,7 @@ def run_evaluation(
 
 
 def predict_class(model: Model, dataset: Dataset, name: str, size: str, progress: Progress) -> ClassData:
-    """Maps, masks and scores of every test photo of a class. Raises DataError where "original" sizes differ."""
+    """Maps, masks and scores of every test photo of a class; several original sizes are padded (``ClassData.valid``)."""
     samples = dataset.test(name)
     side = model.config.size
     has_masks = dataset.has_masks(name)
@@ -140,11 +146,18 @@ def predict_class(model: Model, dataset: Dataset, name: str, size: str, progress
             scores[place] = result.raw_score
             recognised[place] = result.product == name
             advance()
-    if len({one.shape for one in maps}) > 1:
-        raise DataError(
-            f"{name}: its photos have several sizes, so there is no one original size to measure at. Use --size model."
-        )
-    return ClassData(samples, np.stack(maps), np.stack(masks) if has_masks else None, scores, recognised)
+    valid = None
+    if len({one.shape for one in maps}) > 1:  # several original sizes: padded to one, the padding counts nowhere
+        shape = tuple(np.max([one.shape for one in maps], axis=0))
+        valid = np.stack([_padded(np.ones(one.shape, dtype=bool), shape, False) for one in maps])
+        masks = [_padded(one, shape, False) for one in masks]
+        maps = [_padded(one, shape, -np.inf) for one in maps]
+    return ClassData(samples, np.stack(maps), np.stack(masks) if has_masks else None, scores, recognised, valid)
+
+
+def _padded(array: NDArray[Any], shape: tuple[int, ...], value: float) -> NDArray[Any]:
+    ends = [(0, whole - part) for whole, part in zip(shape, array.shape, strict=True)]
+    return np.pad(array, ends, constant_values=value)
 
 
 def _enlarged(anomaly_map: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
@@ -170,8 +183,7 @@ def _product_report(
     model: Model, name: str, content: ClassData, metrics: dict[str, float], cut: float | None
 ) -> ProductReport:
     limit = cut if cut is not None else float("nan")
-    failed = content.maps > limit
-    dice = None if content.masks is None else dice_per_sample(content.masks, failed)
+    dice = None if content.masks is None else dice_per_sample(content.masks, above(content.maps, limit))
     picks = select_cases(content.is_defect, content.scores, limit, dice)
     chosen = [content.samples[pick.index] for pick in picks]
     results = model.predict([sample.path for sample in chosen], levels=True, image=True)
@@ -211,15 +223,15 @@ def _product_report(
     )
 
 
-def _curve(content: ClassData) -> tuple[NDArray[Any], NDArray[Any]] | None:
-    """Precision and recall over all pixels, thinned."""
+def _curve(content: ClassData) -> tuple[NDArray[Any], ...] | None:
+    """Precision, recall and thresholds over all pixels, thinned."""
     if content.masks is None or not content.masks.any():
         return None
-    precision, recall, _ = precision_recall_curve(content.masks, content.maps)
-    keep = np.unique(np.linspace(0, len(precision) - 1, CURVE_POINTS).astype(int))
-    even = np.unique(np.searchsorted(-recall, -np.linspace(1, 0, CURVE_POINTS)).clip(0, len(recall) - 1))
-    chosen = np.union1d(keep[[0, -1]], even)
-    return precision[chosen], recall[chosen]
+    masks, maps = content.masks, content.maps
+    ranking = (
+        PixelRanking(masks, maps) if content.valid is None else PixelRanking(masks[content.valid], maps[content.valid])
+    )
+    return ranking.curve(CURVE_POINTS)
 
 
 def _info(model: Model, dataset: Dataset, recognised: dict[str, float]) -> dict[str, Any]:

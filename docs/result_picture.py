@@ -1,0 +1,47 @@
+"""Make docs/images/result.jpg: python docs/result_picture.py MODEL DATA
+
+For four kinds of magnetic-tile defects the test photo with the median Dice of the kind: typical results, not the best ones.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+import unias
+from unias.data.layouts import scan
+from unias.data.masks import load_mask, resize_mask
+from unias.evaluation.metrics import dice_per_sample
+from unias.report.figures import case_strip
+
+KINDS = ("blowhole", "break", "fray", "uneven")
+SIDE = 190
+
+
+def main(model_folder: str, data: str) -> None:
+    model = unias.load(model_folder, device="cpu")
+    samples = [s for s in scan(data).test("magnetic_tile") if not s.is_good]
+    kinds = [kind for kind in KINDS if any(s.defect == kind for s in samples)] or sorted({s.defect for s in samples})[:4]
+    strips = []
+    for kind in kinds:
+        found = []
+        chosen = [s for s in samples if s.defect == kind]
+        for sample, result in zip(chosen, model.predict([s.path for s in chosen], image=True), strict=True):
+            mask = resize_mask(load_mask(sample.mask, result.size), result.anomaly_map.shape)
+            dice = float(dice_per_sample(mask[None], result.pred_mask[None])[0])
+            found.append((dice, case_strip(result.image, result.anomaly_map, mask, result.pred_mask, (0, 2 * result.cut), SIDE)))
+        found.sort(key=lambda pair: pair[0])
+        strips.append(found[len(found) // 2][1])
+    gap = np.full((6, strips[0].shape[1], 3), 255, dtype=np.uint8)
+    rows = [part for strip in strips for part in (strip, gap)][:-1]
+    target = Path(__file__).parent / "images" / "result.jpg"
+    target.parent.mkdir(exist_ok=True)
+    Image.fromarray(np.concatenate(rows)).save(target, quality=88)
+    print(target)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:3])
