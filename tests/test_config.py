@@ -41,8 +41,8 @@ def test_round_trip_of_settings_far_from_any_default(tmp_path: Path) -> None:
         bits=12,
         backbone=BackboneConfig("resnet18", "wéights/file one.pth", False),
         model=ModelConfig(levels=(3, 1), sar="none", cnn="conv3", patch_widths=(), dropout=0.0),
-        maps=MapConfig(fusion="mean", weights=(0.5, 1, 2, 1), blur=1.5),
-        train=TrainConfig(steps=7, minutes=0.25, learning_rate=3e-5, weight_decay=1e-7, seed=-3),
+        maps=MapConfig(fusion="mean", weights=(0.5, 1, 2, 1), local_sigma=1.5),
+        train=TrainConfig(steps=7, minutes=0.25, learning_rate=3e-5, weight_decay=1e-7, seed=3),
     )
     (tmp_path / "c.yaml").write_text(dump_config(config), encoding="utf-8")
     assert load_config(tmp_path / "c.yaml") == config
@@ -169,7 +169,10 @@ def test_sizes_that_do_not(size: int) -> None:
         (ModelConfig, {"jitter_scale": -1.0}, "jitter_scale"),
         (ModelConfig, {"neighbour_window": 6}, "neighbour_window"),
         (ModelConfig, {"neighbour_window": -1}, "neighbour_window"),
-        (MapConfig, {"distance": "l2"}, "distance"),
+        (MapConfig, {"fusion": "sum"}, "fusion"),
+        (MapConfig, {"weights": (0.0, 0.0, 0.0, 0.0)}, "weights"),
+        (TrainConfig, {"seed": -1}, "seed"),
+        (TrainConfig, {"schedule": "cosine"}, "warmup_steps"),
         (MapConfig, {"fusion": "sum"}, "fusion"),
         (MapConfig, {"weights": (1.0,)}, "weights"),
         (MapConfig, {"kernels": (3, 5, 7, 8)}, "odd"),

@@ -38,6 +38,7 @@ GROUPS = (
     ("studies",),
     ("serve",),
     ("studio",),
+    ("run",),
     ("api",),
     ("convert", "demo"),  # what the commands of these names call
     ("cli",),

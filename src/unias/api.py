@@ -1,44 +1,28 @@
-"""Train, load, convert: the pieces put together. ``unias.evaluate`` is in ``unias.report.evaluate``."""
+"""Train, load, evaluate: the pieces put together. One training run is in ``run.py``, conversion in ``convert.py``."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
+import os
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from unias.backbones.timm_backbone import FrozenBackbone, build_backbone
-from unias.calibration.cuts import highest_cut
-from unias.config import Config, to_dict
-from unias.data.decode import load_input
-from unias.data.layouts import Dataset, Sample, require_training, scan
+from unias.backbones.timm_backbone import build_backbone
+from unias.config import Config
+from unias.data.layouts import require_training, scan
 from unias.data.split import hold_out_products
-from unias.data.transforms import is_augmented
-from unias.errors import DataError, UsageError
+from unias.errors import DataError, Interrupted, UsageError
 from unias.files import ensure_folder
 from unias.inference.predictor import Model
-from unias.inference.store import STATE_FOLDER, ProductInfo, StoredModel, build_detector, save_model
-from unias.maps.detector import Detector
-from unias.maps.statistics import pool
+from unias.inference.store import STATE_FOLDER, StoredModel, save_model
 from unias.presets import preset as find_preset
 from unias.progress import Progress
-from unias.runtime import pick_device, pick_precision, seed_everything, set_threads, stamp
-from unias.training.batches import Batches, CachedBatches, ImageBatches, StepDataset
-from unias.training.budget import Budget
+from unias.run import Split, TrainingRun
+from unias.runtime import pick_device, set_threads
 from unias.training.checkpoint import STATE_FILE
-from unias.training.features import Features, fit_standardize
 from unias.training.loggers import build_loggers
-from unias.training.loop import Outcome, Trainer, build_fabric
-
-STATISTICS_PHOTOS = 60  # training photos a product, at most, that level statistics are fitted on
-Split = dict[str, tuple[list[Sample], list[Sample]]]
+from unias.training.photos import check_photos
 
 
 def load(folder: Path | str, device: str = "auto") -> Model:
@@ -83,201 +67,33 @@ def train(
     started = time.monotonic()
     progress = progress or Progress("silent")
     chosen = _settle(config or find_preset(preset), minutes, steps, epochs, backbone, weights, size, bits, seed)
-    home = Path(output)
-    _check_output(home, resume)
+    home = Path(os.path.abspath(output))
     set_threads(threads)
     place = pick_device(device)
+    build_loggers(logger, home)  # an unknown name or a missing package is said now, not after an hour
+    if chosen.train.cosine_sign == "released":
+        progress.say("warning: cosine_sign released trains reconstructions away from their targets; for study only.")
     dataset = scan(data)
     for warning in dataset.warnings:
         progress.say(f"warning: {warning}")
     require_training(dataset)
-    if skip_bad:
-        dataset = _readable(dataset, chosen, progress)
+    check_output(home, resume)
+    dataset = check_photos(dataset, chosen.bits, skip_bad, progress)
     split = hold_out_products(dataset.train(), chosen.train.seed, chosen.train.hold_out, chosen.train.hold_out_least)
     _say_split(split, progress)
     net = build_backbone(chosen.backbone).to(place)
     ensure_folder(home / STATE_FOLDER)
-    run = _Run(dataset, split, chosen, net, place, progress, started)
+    run = TrainingRun(dataset, split, chosen, net, place, progress, started)
     outcome, detector = run.fit(home, resume, workers, logger)
-    products = run.calibrate(detector)
-    stored = StoredModel(detector, run.final_config(outcome), products, run.record(outcome))
-    save_model(home, stored)
+    try:
+        products = run.calibrate(detector)
+        stored = StoredModel(detector, run.final_config(outcome), products, run.record(outcome))
+        save_model(home, stored)
+    except KeyboardInterrupt as error:
+        raise Interrupted(
+            f"interrupted after the last step; the training is in {home / STATE_FOLDER}. Run the same command with --resume."
+        ) from error
     return Model(stored)
-
-
-class _Run:
-    """One training run: where its photos, features and settings meet."""
-
-    def __init__(
-        self,
-        dataset: Dataset,
-        split: Split,
-        config: Config,
-        backbone: FrozenBackbone,
-        device: torch.device,
-        progress: Progress,
-        started: float,
-    ) -> None:
-        self.dataset = dataset
-        self.config = config
-        self.device = device
-        self.progress = progress
-        self.started = started
-        self.split = split
-        self.backbone = backbone
-        self.products = tuple(split)
-        self.trained = Features([s for name in split for s in split[name][0]], backbone, config, device, progress)
-        self.held = Features([s for name in split for s in split[name][1]], backbone, config, device, progress)
-
-    def fit(self, home: Path, resume: bool, workers: int, logger: str) -> tuple[Outcome, Detector]:
-        """Features, weights, steps."""
-        config = self.config
-        augmented = any(is_augmented(name, config.train.recipe) for name in self.products)
-        if config.train.cache and not augmented and self.trained.fits_cache():
-            self.trained.fill("features of training photos")
-        seed_everything(config.train.seed)
-        detector = build_detector(config, self.products, self.backbone).to(self.device)
-        if config.model.standardize:
-            fit_standardize(detector.unias, self.trained.batches("feature statistics"))
-        trainer = Trainer(
-            detector.unias,
-            self._batches(workers),
-            config.train,
-            build_fabric(self.device, pick_precision(config.train.precision, self.device), build_loggers(logger, home)),
-            home / STATE_FOLDER,
-            self._fingerprint(),
-            self.progress,
-            Budget(config.train.minutes, self.started) if config.train.minutes is not None else None,
-            lambda: self._seconds_after(detector),
-        )
-        outcome = trainer.fit(resume)
-        return outcome, detector.eval()
-
-    @torch.inference_mode()
-    def calibrate(self, detector: Detector) -> tuple[ProductInfo, ...]:
-        """Statistics from training photos, then cuts from the held-out ones, which serve nothing else."""
-        fit_statistics(detector, self.trained)
-        scores = self._scores(detector, self.held, "held-out photos")
-        infos = []
-        for index, name in enumerate(self.products):
-            trained, held = self.split[name]
-            again: list[float] = []
-            if not held:
-                self.progress.say(f"warning: {name} has too few photos to hold any out; its cut is provisional.")
-                rows = [i for i, s in enumerate(self.trained.samples) if s.product == name]
-                again = self._scores(detector, self.trained, f"training photos of {name}", rows)[index]
-            infos.append(
-                ProductInfo(
-                    name,
-                    highest_cut(scores[index], again),
-                    tuple(s.key for s in trained),
-                    tuple(s.key for s in held),
-                    tuple(scores[index]),
-                )
-            )
-        return tuple(infos)
-
-    def final_config(self, outcome: Outcome) -> Config:
-        """The settings with the number of steps that was run, so that they repeat the run exactly."""
-        return dataclasses.replace(
-            self.config, train=dataclasses.replace(self.config.train, steps=outcome.steps, minutes=None)
-        )
-
-    def record(self, outcome: Outcome) -> dict[str, Any]:
-        """What figures made with this model carry."""
-        return {
-            "data": self.dataset.root.name,
-            "layout": self.dataset.layout,
-            "seed": self.config.train.seed,
-            "steps": outcome.steps,
-            "epochs": round(outcome.epochs, 2),
-            "minutes": round((time.monotonic() - self.started) / 60, 2),
-            "minutes_asked": self.config.train.minutes,
-            "training_seconds": round(outcome.seconds, 1),
-            "first_loss": outcome.first_loss,
-            "last_loss": outcome.last_loss,
-            "resumed_at": outcome.resumed_at,
-            **stamp(self.device),
-        }
-
-    def _batches(self, workers: int) -> Batches:
-        train = self.config.train
-        if self.trained.arrays is not None:
-            names = [str(sample.path) for sample in self.trained.samples]
-            return CachedBatches(self.trained.arrays, names, train.batch_size, train.seed, self.device)
-        steps = StepDataset(
-            self.trained.samples, self.config.size, self.config.bits, train.recipe, train.batch_size, train.seed
-        )
-        return ImageBatches(steps, self.backbone, self.device, workers)
-
-    def _fingerprint(self) -> str:
-        settings = to_dict(self.config)
-        settings["train"].pop("minutes")
-        settings["train"].pop("checkpoint_minutes")
-        settings["train"].pop("steps")
-        keys = [sample.key for sample in self.trained.samples]
-        return hashlib.sha256(json.dumps([settings, keys], sort_keys=True).encode("utf-8")).hexdigest()
-
-    def _seconds_after(self, detector: Detector) -> float:
-        """Measure a batch of statistics and of cuts, and reckon what all of them will take, plus writing."""
-        training = detector.unias.training
-        detector.unias.eval()
-        with torch.inference_mode():
-            began = time.monotonic()
-            batch = next(self.trained.batches("", range(min(8, len(self.trained.samples)))))
-            for _ in range(2):
-                detector.from_features(batch, torch.zeros(len(batch[4]), dtype=torch.long, device=self.device))
-            a_photo = (time.monotonic() - began) / 2 / len(batch[4])
-            began = time.monotonic()
-            list(self.held.batches("", range(min(8, len(self.held.samples)))))
-            a_backbone = (time.monotonic() - began) / max(1, min(8, len(self.held.samples)))
-        detector.unias.train(training)
-        fitted = sum(min(STATISTICS_PHOTOS, len(trained)) for trained, _ in self.split.values())
-        fitted = fitted if detector.config.fusion == "mean" else 0
-        uncached = (len(self.trained.samples) + fitted) * a_backbone if self.trained.arrays is None else 0.0
-        return fitted * a_photo + uncached + len(self.held.samples) * (a_photo + a_backbone) + 4.0
-
-    def _scores(
-        self, detector: Detector, features: Features, name: str, rows: Sequence[int] | None = None
-    ) -> dict[int, list[float]]:
-        """{product: raw scores} of photos whose product is known."""
-        scores: dict[int, list[float]] = {index: [] for index in range(len(self.products))}
-        chosen = list(range(len(features.samples))) if rows is None else list(rows)
-        known = torch.tensor([self.products.index(features.samples[row].product) for row in chosen], device=self.device)
-        start = 0
-        for batch in features.batches(name, chosen):
-            product = known[start : start + len(batch[4])]
-            start += len(product)
-            maps = detector.from_features(batch, product)
-            for index, score in zip(product.tolist(), maps.anomaly_map.amax(dim=(1, 2)).tolist(), strict=True):
-                scores[index].append(score)
-        return scores
-
-
-@torch.inference_mode()
-def fit_statistics(detector: Detector, features: Features) -> None:
-    """Class means, level means and local shares, from training photos alone."""
-    statistics, products = detector.statistics, detector.statistics.products
-    pooled = torch.cat([pool(batch) for batch in features.batches("class means")])
-    index = torch.tensor([products.index(s.product) for s in features.samples], device=pooled.device)
-    statistics.fit_prototypes(pooled, index)
-    if detector.config.fusion != "mean":
-        return
-    for place, name in enumerate(products):
-        rows = _spread([i for i, s in enumerate(features.samples) if s.product == name])
-        kept: dict[int, list[Tensor]] = {}
-        for batch in features.batches(f"usual noise of {name}", rows):
-            for level, values in detector.levels_of(detector.unias(batch)).items():
-                kept.setdefault(level, []).append(values)
-        levels = {level: torch.cat(values) for level, values in kept.items()}
-        statistics.fit_levels(place, levels, detector.local, detector.config.local_spread)
-
-
-def _spread(rows: list[int]) -> list[int]:
-    """At most STATISTICS_PHOTOS of them, evenly spread."""
-    if len(rows) <= STATISTICS_PHOTOS:
-        return rows
-    return [rows[place] for place in np.linspace(0, len(rows) - 1, STATISTICS_PHOTOS).round().astype(int).tolist()]
 
 
 def _settle(
@@ -313,7 +129,10 @@ def _settle(
     )
 
 
-def _check_output(home: Path, resume: bool) -> None:
+def check_output(home: Path, resume: bool) -> None:
+    """Refuse an output that holds something already or cannot be written, before anything is computed."""
+    if home == Path.cwd() or os.path.ismount(home):
+        raise DataError(f"{home}: cannot be replaced by a model folder. Name a folder inside it with -o.")
     finished, unfinished = (home / "manifest.json").exists(), (home / STATE_FOLDER / STATE_FILE).exists()
     if finished:
         raise DataError(f"{home}: holds a finished model already. Choose another output with -o, or remove it.")
@@ -321,27 +140,13 @@ def _check_output(home: Path, resume: bool) -> None:
         raise DataError(f"{home}: holds an unfinished training. Go on with --resume, or remove the folder.")
     if home.is_dir() and any(entry.name != STATE_FOLDER for entry in home.iterdir()):
         raise DataError(f"{home}: is not empty and holds no model. Choose another output with -o.")
+    ensure_folder(home.parent)
     ensure_folder(home)
 
 
 def _say_split(split: Split, progress: Progress) -> None:
     for name, (trained, held) in split.items():
         progress.say(f"{name}: {len(trained)} photos to learn from, {len(held)} held out for the cut")
-
-
-def _readable(dataset: Dataset, config: Config, progress: Progress) -> Dataset:
-    """The data set without training photos that cannot be read, each named."""
-    keep = {sample.key for sample in dataset.samples}
-    samples = dataset.train()
-    with progress.stage("checking photos", len(samples)) as advance:
-        for sample in samples:
-            try:
-                load_input(sample.path, config.size, config.bits)
-            except DataError as error:
-                progress.say(f"left out: {error}")
-                keep.discard(sample.key)
-            advance()
-    return dataset.only(keep)
 
 
 def evaluate(

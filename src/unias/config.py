@@ -7,6 +7,7 @@ Level numbers follow the paper: 1 = finest (stride 2) ... 4 = coarsest (stride 1
 from __future__ import annotations
 
 import dataclasses
+import re
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -143,6 +144,8 @@ class TrainConfig:
             raise UsageError(f"minutes: {self.minutes} must be above 0.")
         if not 0 <= self.hold_out < 1 or not 0 < self.learning_rate < float("inf") or not 0 <= self.ema < 1:
             raise UsageError("hold_out and ema must be in [0, 1), learning_rate above 0.")
+        if not 0 <= self.seed < 2**32:
+            raise UsageError(f"seed: {self.seed} is not between 0 and {2**32 - 1}.")
         if self.drop_epochs < 1 or not self.clip > 0:
             raise UsageError("drop_epochs must be at least 1, clip above 0.")
         if self.schedule == "cosine" and self.warmup_steps < 1:
@@ -168,6 +171,11 @@ class Config:
             )
         if self.bits is not None and not 9 <= self.bits <= 16:
             raise UsageError(f"bits: {self.bits} is not between 9 and 16 (the depth of data in 16-bit files).")
+
+        if self.maps.fusion == "mean" and not sum(self.maps.weights[LEVELS.index(k)] for k in self.model.levels):
+            raise UsageError(f"maps: the weights of the levels {self.model.levels} are all 0. Raise one of them.")
+        if self.maps.local_sigma > 20:
+            raise UsageError(f"maps: local_sigma {self.maps.local_sigma} is too wide for the map; use at most 20.")
 
     @property
     def grid(self) -> int:
@@ -239,11 +247,8 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
         return tuple(_typed(item, typing.get_args(hint)[0], where) for item in value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if hint is float and isinstance(value, str):  # YAML 1.1 reads 1e-3, without a dot, as text
-        try:
-            return float(value)
-        except ValueError:
-            pass
+    if hint is float and isinstance(value, str) and re.fullmatch(r"[+-]?\d+[eE][+-]?\d+", value):
+        return float(value)  # YAML 1.1 reads 1e-3, without a dot, as text
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
         raise UsageError(f"{where}: {hint.__name__} is expected, got {value!r}.")
     return value

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import time
 from pathlib import Path
 
 import torch
 
-from unias.api import _check_output, _Run
+from unias.api import check_output
 from unias.backbones.timm_backbone import (
     FrozenBackbone,
     build_backbone,
@@ -19,12 +20,14 @@ from unias.backbones.timm_backbone import (
 from unias.calibration.cuts import Cut
 from unias.config import BackboneConfig, Config
 from unias.data.layouts import require_training, scan
+from unias.data.split import hold_out_products
 from unias.errors import DataError
 from unias.inference.predictor import Model
 from unias.inference.store import ProductInfo, StoredModel, build_detector, save_model
 from unias.model.convert import convert_backbone, convert_head, read_released, split_released
 from unias.presets import PRESETS
 from unias.progress import Progress
+from unias.run import TrainingRun
 from unias.runtime import pick_device, stamp
 
 HIGHEST = 16.0  # the product of four distances of at most 2: a cut that nothing passes, for a model without products
@@ -51,10 +54,10 @@ def convert_checkpoint(
     """
     started = time.monotonic()
     progress = progress or Progress("silent")
-    home = Path(output)
-    _check_output(home, resume=False)
+    home = Path(os.path.abspath(output))
     head, net = split_released(read_released(checkpoint))
     config = _settings(head, str(checkpoint))
+    check_output(home, resume=False)
     place = pick_device(device)
     backbone = _backbone(net, config, weights, str(checkpoint)).to(place)
     record = {"data": f"converted from {Path(checkpoint).name}", "seed": config.train.seed, **stamp(place)}
@@ -65,10 +68,11 @@ def convert_checkpoint(
     else:
         dataset = scan(data)
         require_training(dataset)
-        everything = {name: (dataset.train(name), dataset.train(name)) for name in dataset.products}
+        train = config.train
+        split = hold_out_products(dataset.train(), train.seed, train.hold_out, train.hold_out_least)
         detector = build_detector(config, dataset.products, backbone).to(place)
         convert_head(head, detector.unias, str(checkpoint))
-        run = _Run(dataset, everything, config, backbone, place, progress, started)
+        run = TrainingRun(dataset, split, config, backbone, place, progress, started)
         products = tuple(
             dataclasses.replace(p, cut=dataclasses.replace(p.cut, provisional=True, false_alarm_rate=1.0))
             for p in run.calibrate(detector.eval())

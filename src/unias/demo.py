@@ -9,10 +9,13 @@ from typing import Any
 
 from unias.api import evaluate, train
 from unias.data.demo import make_demo_data
+from unias.errors import DataError
 from unias.files import ensure_folder
+from unias.inference.store import STATE_FOLDER
 from unias.presets import preset
 from unias.progress import Progress
 
+PHOTOS = 760
 WARMUP = 30  # steps; the small preset's own warm-up would be a third of so short a run
 
 
@@ -32,7 +35,10 @@ def run_demo(
     """
     progress = progress or Progress("silent")
     home = ensure_folder(output)
-    folder = make_demo_data(data, seed=seed, replace=True)
+    _check_ours(Path(data), "SOURCES.md", "--data")
+    _check_ours(home / "model", "manifest.json", "-o", STATE_FOLDER)
+    with progress.stage("photos of the demo", PHOTOS) as advance:
+        folder = make_demo_data(data, seed=seed, replace=True, progress=lambda _done, _total: advance())
     progress.say(f"photos of five products: {folder}")
     model_folder = home / "model"
     if model_folder.exists():
@@ -51,3 +57,11 @@ def run_demo(
         progress=progress,
     )
     return evaluate(model, folder, home, progress=progress)
+
+
+def _check_ours(folder: Path, *marks: str) -> None:
+    """Only what an earlier demo left is replaced."""
+    option = next(mark for mark in marks if mark.startswith("-"))
+    names = [mark for mark in marks if not mark.startswith("-")]
+    if folder.exists() and not any((folder / name).exists() for name in names) and any(folder.iterdir()):
+        raise DataError(f"{folder}: exists and was not made by unias demo. Choose another folder with {option}.")

@@ -78,9 +78,9 @@ def writing_folder(path: Path | str, replace: bool = False) -> Iterator[Path]:
                 os.replace(temporary, target)
             except BaseException:
                 os.replace(old / "old", target)
+                old.rmdir()
                 raise
-            finally:
-                shutil.rmtree(old, ignore_errors=True)
+            shutil.rmtree(old, ignore_errors=True)
         else:
             os.replace(temporary, target)
     except OSError as error:

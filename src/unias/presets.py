@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 from unias.config import BackboneConfig, Config, MapConfig, ModelConfig, TrainConfig
 from unias.errors import UsageError
 
@@ -47,18 +45,23 @@ PRESETS: dict[str, Config] = {
             cache=True,
         ),
     ),
-    "paper": Config(preset="paper", backbone=SOURCE_BACKBONE, model=ARCHITECTURES["paper"]),
+    "paper": Config(
+        preset="paper",
+        backbone=SOURCE_BACKBONE,
+        model=ARCHITECTURES["paper"],
+        train=TrainConfig(precision="32-true"),
+    ),
     "visa": Config(
         preset="visa",
         backbone=SOURCE_BACKBONE,
         model=ARCHITECTURES["paper"],
-        train=TrainConfig(recipe="visa", loss_weight=1.0),
+        train=TrainConfig(recipe="visa", loss_weight=1.0, precision="32-true"),
     ),
     "released": Config(
         preset="released",
         backbone=SOURCE_BACKBONE,
         model=ARCHITECTURES["released"],
-        train=TrainConfig(schedule="step_released"),
+        train=TrainConfig(schedule="step_released", precision="32-true"),
     ),
 }
 
@@ -67,4 +70,4 @@ def preset(name: str) -> Config:
     """The settings of a preset. Raises UsageError for a name that does not exist."""
     if name not in PRESETS:
         raise UsageError(f"preset: {name!r} is not one of {', '.join(PRESETS)}.")
-    return dataclasses.replace(PRESETS[name])
+    return PRESETS[name]

@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 bad data, 4 missing weights or extra, 1
 
 from __future__ import annotations
 
+import io
 import sys
 
 import typer
@@ -50,6 +51,9 @@ def _options(
 
 def main(arguments: list[str] | None = None) -> None:
     """Run a command; every error becomes one line on standard error and an exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a console that cannot show a name still shows the rest
     try:
         app(arguments)
     except UniasError as error:

@@ -81,7 +81,7 @@ def write_entry(
             start += len(next(iter(batch.values())))
         for array in arrays.values():
             array.flush()
-        del arrays
+        del arrays, array  # an open mapping would forbid the renaming on Windows
     opened = open_entry(key, count)
     assert opened is not None
     assert start == count

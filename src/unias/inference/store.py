@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from unias.backbones.timm_backbone import FrozenBackbone, create_network, drop_unread_stages, use_authors_padding
@@ -70,15 +70,18 @@ def save_model(folder: Path, model: StoredModel) -> None:
     tensors = {
         name: value.detach().cpu().contiguous().clone()
         for name, value in model.detector.state_dict().items()
-        if not name.startswith(("statistics.", "level_maps."))
+        if not name.startswith("statistics.")
     }
     statistics = {
         name: value.detach().cpu().contiguous() for name, value in model.detector.statistics.state_dict().items()
     }
     names = [product.name for product in model.products]
+    ours = any((folder / mark).exists() for mark in ("manifest.json", STATE_FOLDER))
+    if folder.exists() and not ours and (not folder.is_dir() or any(folder.iterdir())):
+        raise DataError(f"{folder}: exists and is no model. Choose another output with -o.")
     with writing_folder(folder, replace=True) as temporary:
-        save_file(tensors, temporary / "model.safetensors")
-        save_file(statistics, temporary / "products.safetensors")
+        (temporary / "model.safetensors").write_bytes(save(tensors))
+        (temporary / "products.safetensors").write_bytes(save(statistics))
         write_text(temporary / "config.yaml", dump_config(model.config))
         write_json(
             temporary / "products.json",
@@ -140,10 +143,17 @@ def check_manifest(home: Path) -> None:
         file = home / name
         if name not in files or not file.is_file():
             raise DataError(f"{file}: is missing from the model. Copy the whole folder again.")
-        if sha256(file) != files[name]:
+        if _hash(file) != files[name]:
             raise DataError(
                 f"{file}: was changed since it was written (its sha256 differs). Copy the model folder again."
             )
+
+
+def _hash(file: Path) -> str:
+    try:
+        return sha256(file)
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read ({error.strerror}). Check its permissions.") from error
 
 
 def card(model: StoredModel, names: list[str]) -> str:
@@ -178,7 +188,9 @@ def card(model: StoredModel, names: list[str]) -> str:
         )
     lines += [
         "",
-        "The cut is the highest score of a product's held-out good photos; they served nothing else.",
+        "The cut is the highest score of a product's held-out good photos; they served nothing else."
+        if not any(product.cut.provisional for product in model.products)
+        else "Provisional cuts rest on photos that the model may have learned from: they promise nothing.",
         "The backbone's weights inside model.safetensors keep their own licence.",
         "",
     ]
@@ -198,6 +210,6 @@ def _product(entry: dict[str, Any]) -> ProductInfo:
 def _fill(detector: Detector, model: dict[str, Tensor], statistics: dict[str, Tensor], home: Path) -> None:
     detector.statistics.load_state_dict(statistics)
     missing, unexpected = detector.load_state_dict(model, strict=False)
-    missing = [name for name in missing if not name.startswith(("statistics.", "level_maps."))]
+    missing = [name for name in missing if not name.startswith("statistics.")]
     if missing or unexpected:
         raise DataError(f"{home}: its tensors do not fit its settings ({(missing + unexpected)[:3]}). Train it again.")

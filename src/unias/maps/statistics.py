@@ -46,7 +46,11 @@ class ProductStatistics(nn.Module):
     def nearest(self, pooled: Tensor) -> Tensor:
         """The product of each photo, (N,) int64: the nearest class mean, each pooled feature over its spread within
         products."""
-        apart = torch.cdist(pooled / self.pool_scale, self.prototypes / self.pool_scale)
+        apart = torch.cdist(
+            pooled / self.pool_scale,
+            self.prototypes / self.pool_scale,
+            compute_mode="donot_use_mm_for_euclid_dist",  # the matrix product cancels, and by batch size
+        )
         return apart.argmin(dim=1)
 
     @torch.no_grad()

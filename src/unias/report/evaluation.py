@@ -83,6 +83,8 @@ def run_evaluation(
     progress = progress or Progress("silent")
     dataset = scan(data)
     require_test(dataset)
+    for warning in dataset.warnings:
+        progress.say(f"warning: {warning}")
     parts = _parts(dataset, subsets or {})
     home = ensure_folder(output)
     cuts = {product.name: product.cut.value for product in model.products}
@@ -93,6 +95,8 @@ def run_evaluation(
     for name in dataset.products:
         if not dataset.test(name):
             continue
+        if name not in cuts:
+            progress.say(f"warning: the model was not trained on {name}: it has no cut of its own.")
         content = predict_class(model, dataset, name, size, progress)
         cut = cuts.get(name)
         classes[name] = evaluate_class(
@@ -142,6 +146,8 @@ def predict_class(model: Model, dataset: Dataset, name: str, size: str, progress
             maps.append(result.anomaly_map if size == "model" else _enlarged(result.anomaly_map, target))
             if has_masks:
                 mask = load_mask(sample.mask, result.size) if sample.mask is not None else None
+                if mask is not None and not mask.any() and not sample.is_good:
+                    progress.say(f"warning: {sample.mask}: the mask of a defect photo is empty.")
                 masks.append(np.zeros(target, dtype=bool) if mask is None else resize_mask(mask, target))
             scores[place] = result.raw_score
             recognised[place] = result.product == name

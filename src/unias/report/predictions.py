@@ -15,14 +15,14 @@ from typing import Any, TextIO
 import numpy as np
 from PIL import Image
 
-from unias.data.decode import load_input, to_display
+from unias.data.decode import read_photo, to_display
 from unias.errors import DataError, Interrupted
 from unias.files import ensure_folder, explain_os_error, json_ready, writing
 from unias.inference.predictor import Model
 from unias.inference.result import Result
 from unias.inference.sources import each_photo
 from unias.progress import Progress
-from unias.report.figures import fit, fit_map, heat, overlay, strip
+from unias.report.figures import fit, heat, overlay, strip
 
 COLUMNS = ("path", "product", "ok", "pred_score", "raw_score", "cut", "defect_area", "heatmap", "mask", "levels")
 LONGEST_SIDE = 1600  # of a heat map, in pixels; masks keep the photo's own size
@@ -79,12 +79,11 @@ def write_predictions(
 def _write_pictures(home: Path, name: str, result: Result, model: Model) -> dict[str, Any]:
     """The pictures of one photo, and its row."""
     assert result.path is not None
-    _, photo = load_input(result.path, model.config.size, model.config.bits)
+    photo = read_photo(result.path, model.config.bits)
     shown = fit(to_display(photo), min(LONGEST_SIDE, max(photo.size)))
-    side = max(shown.shape[:2])
-    spread = fit_map(_stretched(result.anomaly_map, photo.size), side)
+    spread = Image.fromarray(result.anomaly_map).resize((shown.shape[1], shown.shape[0]), Image.Resampling.BILINEAR)
     heatmap, mask = home / "heatmaps" / f"{name}.png", home / "masks" / f"{name}.png"
-    _save(heatmap, overlay(shown, spread[: shown.shape[0], : shown.shape[1]], 2 * result.cut))
+    _save(heatmap, overlay(shown, np.asarray(spread), 2 * result.cut))
     _save(mask, result.full_mask().astype(np.uint8) * 255)
     row: dict[str, Any] = {
         "path": str(result.path),
@@ -107,15 +106,6 @@ def _write_pictures(home: Path, name: str, result: Result, model: Model) -> dict
     return row
 
 
-def _stretched(anomaly_map: np.ndarray[Any, Any], size: tuple[int, int]) -> np.ndarray[Any, Any]:
-    """The square map in the photo's own proportions."""
-    height, width = size
-    side = max(anomaly_map.shape)
-    scale = side / max(height, width)
-    target = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return np.asarray(Image.fromarray(anomaly_map).resize(target, Image.Resampling.BILINEAR))
-
-
 def _save(file: Path, picture: np.ndarray[Any, Any]) -> None:
     with writing(file) as temporary:
         Image.fromarray(picture).save(temporary, format="PNG")
@@ -124,13 +114,16 @@ def _save(file: Path, picture: np.ndarray[Any, Any]) -> None:
 def _names(photos: Sequence[Path]) -> dict[Path, str]:
     """A name for each photo's pictures: its path below the folder common to all, made unique, without its ending."""
     whole = [Path(os.path.abspath(photo)) for photo in photos]
-    common = Path(os.path.commonpath([photo.parent for photo in whole])) if whole else Path()
+    try:
+        common: Path | None = Path(os.path.commonpath([photo.parent for photo in whole]))
+    except ValueError:  # no photos, or several drives
+        common = None
     taken: set[str] = set()
     names: dict[Path, str] = {}
     for given, photo in zip(photos, whole, strict=True):
         if given in names:
             continue
-        below = photo.relative_to(common)
+        below = photo.relative_to(common) if common is not None else Path(*photo.parts[1:])
         name = below.with_suffix("").as_posix()
         if name.casefold() in taken:
             name = below.as_posix()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,12 +33,9 @@ class TrainState:
 def save_state(folder: Path, state: TrainState) -> None:
     """Write it whole or not at all."""
     with writing(folder / STATE_FILE) as temporary:
-        torch.save({name: getattr(state, name) for name in asdict_names(state)}, temporary)
-
-
-def asdict_names(state: TrainState) -> list[str]:
-    """The field names, without copying tensors as ``asdict`` would."""
-    return list(state.__dataclass_fields__)
+        content = io.BytesIO()  # torch.save to a full disk raises no OSError; writing bytes does
+        torch.save({name: getattr(state, name) for name in state.__dataclass_fields__}, content)
+        temporary.write_bytes(content.getbuffer())
 
 
 def load_state(folder: Path, fingerprint: str) -> TrainState | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,10 +13,11 @@ from torch import Tensor
 
 from unias.backbones.timm_backbone import FrozenBackbone
 from unias.config import LEVELS, STRIDES, Config
-from unias.data.cache import Arrays, bytes_needed, content_key, open_entry, write_entry
+from unias.data.cache import Arrays, bytes_needed, cache_root, content_key, open_entry, write_entry
 from unias.data.decode import load_input
 from unias.data.layouts import Sample
-from unias.files import sha256_of_tensors
+from unias.errors import DataError
+from unias.files import ensure_folder, sha256_of_tensors
 from unias.model.filters import Standardize
 from unias.model.unias import UniAS
 from unias.progress import Progress
@@ -26,8 +28,7 @@ BATCH = 8
 class Features:
     """Features of ``samples``, in their order: {level: (n, C, H, W)} a batch.
 
-    Args:
-        cached: keep them on disk (float16) and read them back; otherwise each pass decodes the photos again.
+    After ``fill`` they are read back from disk (float16); before it each pass decodes the photos again.
     """
 
     def __init__(
@@ -51,8 +52,28 @@ class Features:
         return {k: (self.backbone.channels[k], size // STRIDES[k], size // STRIDES[k]) for k in LEVELS}
 
     def fits_cache(self) -> bool:
-        """Whether one cache entry of these photos stays within the bound."""
-        return bytes_needed(len(self.samples), self.shapes()) <= self.config.train.cache_gib * 2**30
+        """Whether a cache entry of these photos stays within the bound and the free disk; says so where it does not."""
+        needed, root = bytes_needed(len(self.samples), self.shapes()), cache_root()
+        wanted = f"the features of {len(self.samples)} photos need {needed / 2**30:.1f} GiB"
+        if needed > self.config.train.cache_gib * 2**30:
+            self.progress.say(
+                f"{wanted}, more than cache_gib allows: they are computed anew at every step, which is slower."
+            )
+            return False
+        try:
+            ensure_folder(root)
+            free = shutil.disk_usage(root).free
+        except (DataError, OSError):
+            self.progress.say(
+                f"cache {root} cannot be written (set UNIAS_CACHE): features are computed anew at every step."
+            )
+            return False
+        if needed > 0.95 * free:
+            self.progress.say(
+                f"{wanted}, {root} has {free / 2**30:.1f} GiB free: they are computed anew at every step."
+            )
+            return False
+        return True
 
     def fill(self, name: str) -> Arrays:
         """Open the cache entry, computing it first where it is not there."""
@@ -63,8 +84,10 @@ class Features:
                 "bits": self.config.bits,
                 "backbone": self.config.backbone.name,
                 "weights": sha256_of_tensors(self.backbone.state_dict()),
+                "padding": self.config.backbone.authors_padding,
                 "device": self.device.type,
-                "version": 1,
+                "torch": torch.__version__,
+                "version": 2,
             },
         )
         arrays = open_entry(key, len(self.samples))

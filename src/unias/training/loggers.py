@@ -24,7 +24,7 @@ def build_loggers(name: str, home: Path) -> list[Any]:
         if name == "csv":
             from lightning_fabric.loggers.csv_logs import CSVLogger
 
-            return [CSVLogger(root_dir=folder, name="csv")]
+            return [CSVLogger(root_dir=folder, name="csv", flush_logs_every_n_steps=1)]
         if name == "tensorboard":
             from lightning_fabric.loggers.tensorboard import TensorBoardLogger
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,7 @@ import torch
 from torch import Tensor
 
 from unias.config import TrainConfig
-from unias.errors import Interrupted, TrainingError
+from unias.errors import Interrupted, TrainingError, UsageError
 from unias.model.losses import level_losses
 from unias.model.unias import UniAS
 from unias.progress import Progress
@@ -108,6 +111,7 @@ class Trainer:
         self.model, self.optimizer = fabric.setup(model, optimizer)
         self.averaged = Averaged(model, config.ema)
         self.losses: list[float] = []
+        self.asked_to_stop = False
         self.seconds_before = 0.0
 
     def fit(self, resume: bool) -> Outcome:
@@ -120,16 +124,23 @@ class Trainer:
         state = load_state(self.state_folder, self.fingerprint) if resume else None
         start, total = 0, self._planned()
         if state is not None:
+            if total is not None and self.config.steps is not None and total != state.total_steps:
+                raise UsageError(
+                    f"--resume: the unfinished run has {state.total_steps} steps, not {total}. Leave --steps out, or train anew."
+                )
             self._restore(state)
             start, total = state.step, state.total_steps
             self.progress.say(f"resumed at step {start} of {total}")
+        elif resume:
+            self.progress.say("nothing to resume: training starts anew")
         began = time.monotonic()
         self.model.train()
         done = start
         try:
-            if total is None:
-                done, total = self._probe(began)
-            self._steps(done, total, began)
+            with self._calm_interrupt():
+                if total is None:
+                    done, total = self._probe(began)
+                self._steps(done, total, began)
         except KeyboardInterrupt as error:
             if (self.state_folder / STATE_FILE).exists():
                 raise Interrupted(
@@ -138,6 +149,8 @@ class Trainer:
             raise Interrupted(
                 "training was interrupted before its first steps were done; run the same command again."
             ) from error
+        for logger in self.fabric.loggers:
+            logger.finalize("success")
         if self.averaged.values:
             self.plain.load_state_dict(self.averaged.values)
         self.plain.eval()
@@ -169,6 +182,7 @@ class Trainer:
         for features, names in self.batches.features(0, max(most, 1)):
             self._step(done, None, features, names)
             done += 1
+            self._stop_if_asked()
             now = time.monotonic()
             times.append(now - last)
             last = now
@@ -194,12 +208,37 @@ class Trainer:
                     self._step(done, total, features, names)
                     done += 1
                     advance(1, f"loss {self.losses[-1]:.3f}")
+                    self._stop_if_asked()
                     if time.monotonic() - kept > self.config.checkpoint_minutes * 60 and done < total:
                         self._keep(done, total, began)
                         kept = time.monotonic()
             except KeyboardInterrupt:
                 self._keep(done, total, began)
                 raise
+
+        self._keep(total, total, began)  # what follows (statistics, cuts, writing) may fail: the training is not lost
+
+    @contextlib.contextmanager
+    def _calm_interrupt(self) -> Iterator[None]:
+        """Ctrl-C waits for the end of the step, so that the state kept is a whole one; a second one does not wait."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def ask(_number: int, _frame: object) -> None:
+            if self.asked_to_stop:
+                raise KeyboardInterrupt
+            self.asked_to_stop = True
+
+        before = signal.signal(signal.SIGINT, ask)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def _stop_if_asked(self) -> None:
+        if self.asked_to_stop:
+            raise KeyboardInterrupt
 
     def _step(self, step: int, total: int | None, features: dict[int, Tensor], names: list[str]) -> None:
         torch.manual_seed(step_seed(self.config.seed, step))
