@@ -173,7 +173,6 @@ def test_sizes_that_do_not(size: int) -> None:
         (MapConfig, {"weights": (0.0, 0.0, 0.0, 0.0)}, "weights"),
         (TrainConfig, {"seed": -1}, "seed"),
         (TrainConfig, {"schedule": "cosine"}, "warmup_steps"),
-        (MapConfig, {"fusion": "sum"}, "fusion"),
         (MapConfig, {"weights": (1.0,)}, "weights"),
         (MapConfig, {"kernels": (3, 5, 7, 8)}, "odd"),
         (TrainConfig, {"recipe": "coco"}, "recipe"),

@@ -157,15 +157,16 @@ class TrainingRun:
         training = detector.unias.training
         detector.unias.eval()
         with torch.inference_mode():
-            began = time.monotonic()
-            batch = next(self.trained.batches("", range(min(8, len(self.trained.samples)))))
-            for _ in range(2):
-                detector.from_features(batch, torch.zeros(len(batch[4]), dtype=torch.long, device=self.device))
-            a_photo = (time.monotonic() - began) / 2 / len(batch[4])
-            began = time.monotonic()
-            again = Features(self.trained.samples[:8], self.backbone, self.config, self.device, Progress("silent"))
-            list(again.batches(""))
-            a_backbone = (time.monotonic() - began) / len(again.samples)
+            few = Features(self.trained.samples[:8], self.backbone, self.config, self.device, Progress("silent"))
+            first = torch.zeros(len(few.samples), dtype=torch.long, device=self.device)
+            a_photo = a_backbone = 0.0
+            for _ in range(2):  # the second time counts: the first one warms up
+                began = time.monotonic()
+                batch = next(few.batches(""))
+                a_backbone = (time.monotonic() - began) / len(few.samples)
+                began = time.monotonic()
+                detector.from_features(batch, first)
+                a_photo = (time.monotonic() - began) / len(few.samples)
         detector.unias.train(training)
         fitted = sum(min(STATISTICS_PHOTOS, len(trained)) for trained, _ in self.split.values())
         fitted = fitted if detector.config.fusion == "mean" else 0
