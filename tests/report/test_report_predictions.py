@@ -45,9 +45,14 @@ def test_rows_written_so_far_are_kept(tmp_path: Path) -> None:
     row = dict.fromkeys(
         ("path", "product", "ok", "pred_score", "raw_score", "cut", "defect_area", "heatmap", "mask", "levels"), "x"
     )
-    with pytest.raises(KeyboardInterrupt), _rows(tmp_path) as write:
-        write(row)
-        raise KeyboardInterrupt
+
+    def interrupted() -> None:
+        with _rows(tmp_path) as write:
+            write(row)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert len((tmp_path / "results.csv").read_text(encoding="utf-8").splitlines()) == 2
     assert len((tmp_path / "results.jsonl").read_text(encoding="utf-8").splitlines()) == 1
     assert not list(tmp_path.glob(".*.part"))
