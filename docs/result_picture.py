@@ -24,7 +24,9 @@ SIDE = 190
 def main(model_folder: str, data: str) -> None:
     model = unias.load(model_folder, device="cpu")
     samples = [s for s in scan(data).test("magnetic_tile") if not s.is_good]
-    kinds = [kind for kind in KINDS if any(s.defect == kind for s in samples)] or sorted({s.defect for s in samples})[:4]
+    kinds = [kind for kind in KINDS if any(s.defect == kind for s in samples)] or sorted({s.defect for s in samples})[
+        :4
+    ]
     strips = []
     for kind in kinds:
         found = []
@@ -32,7 +34,9 @@ def main(model_folder: str, data: str) -> None:
         for sample, result in zip(chosen, model.predict([s.path for s in chosen], image=True), strict=True):
             mask = resize_mask(load_mask(sample.mask, result.size), result.anomaly_map.shape)
             dice = float(dice_per_sample(mask[None], result.pred_mask[None])[0])
-            found.append((dice, case_strip(result.image, result.anomaly_map, mask, result.pred_mask, (0, 2 * result.cut), SIDE)))
+            found.append(
+                (dice, case_strip(result.image, result.anomaly_map, mask, result.pred_mask, (0, 2 * result.cut), SIDE))
+            )
         found.sort(key=lambda pair: pair[0])
         strips.append(found[len(found) // 2][1])
     gap = np.full((6, strips[0].shape[1], 3), 255, dtype=np.uint8)

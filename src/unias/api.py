@@ -13,7 +13,7 @@ from unias.config import Config
 from unias.data.layouts import require_training, scan
 from unias.data.split import hold_out_products
 from unias.errors import DataError, Interrupted, UsageError
-from unias.files import ensure_folder
+from unias.files import claimed_folder
 from unias.inference.predictor import Model
 from unias.inference.store import STATE_FOLDER, StoredModel, save_model
 from unias.presets import preset as find_preset
@@ -78,21 +78,23 @@ def train(
         progress.say(f"warning: {warning}")
     require_training(dataset)
     check_output(home, resume)
-    dataset = check_photos(dataset, chosen.bits, skip_bad, progress)
-    split = hold_out_products(dataset.train(), chosen.train.seed, chosen.train.hold_out, chosen.train.hold_out_least)
-    _say_split(split, progress)
-    net = build_backbone(chosen.backbone).to(place)
-    ensure_folder(home / STATE_FOLDER)
-    run = TrainingRun(dataset, split, chosen, net, place, progress, started)
-    outcome, detector = run.fit(home, resume, workers, logger)
-    try:
-        products = run.calibrate(detector)
-        stored = StoredModel(detector, run.final_config(outcome), products, run.record(outcome))
-        save_model(home, stored)
-    except KeyboardInterrupt as error:
-        raise Interrupted(
-            f"interrupted after the last step; the training is in {home / STATE_FOLDER}. Run the same command with --resume."
-        ) from error
+    with claimed_folder(home.parent), claimed_folder(home / STATE_FOLDER):
+        dataset = check_photos(dataset, chosen.bits, skip_bad, progress)
+        wish = chosen.train
+        split = hold_out_products(dataset.train(), wish.seed, wish.hold_out, wish.hold_out_least)
+        _say_split(split, progress)
+        net = build_backbone(chosen.backbone).to(place)
+        run = TrainingRun(dataset, split, chosen, net, place, progress, started)
+        outcome, detector = run.fit(home, resume, workers, logger)
+        try:
+            products = run.calibrate(detector)
+            stored = StoredModel(detector, run.final_config(outcome), products, run.record(outcome))
+            save_model(home, stored)
+        except KeyboardInterrupt as error:
+            raise Interrupted(
+                f"interrupted after the last step; the training is in {home / STATE_FOLDER}. Run the same command with "
+                "--resume."
+            ) from error
     return Model(stored)
 
 
@@ -130,7 +132,7 @@ def _settle(
 
 
 def check_output(home: Path, resume: bool) -> None:
-    """Refuse an output that holds something already or cannot be written, before anything is computed."""
+    """Refuse an output that holds something already, before anything is computed."""
     if home == Path.cwd() or os.path.ismount(home):
         raise DataError(f"{home}: cannot be replaced by a model folder. Name a folder inside it with -o.")
     finished, unfinished = (home / "manifest.json").exists(), (home / STATE_FOLDER / STATE_FILE).exists()
@@ -140,8 +142,8 @@ def check_output(home: Path, resume: bool) -> None:
         raise DataError(f"{home}: holds an unfinished training. Go on with --resume, or remove the folder.")
     if home.is_dir() and any(entry.name != STATE_FOLDER for entry in home.iterdir()):
         raise DataError(f"{home}: is not empty and holds no model. Choose another output with -o.")
-    ensure_folder(home.parent)
-    ensure_folder(home)
+    if home.exists() and not home.is_dir():
+        raise DataError(f"{home}: a file is in the way of this folder. Remove it or choose another output with -o.")
 
 
 def _say_split(split: Split, progress: Progress) -> None:

@@ -93,6 +93,7 @@ class MapConfig:
 
     fusion: str = "product"  # product (paper) | mean (weighted mean of the levels, each over what is usual there)
     weights: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)  # of levels 4, 3, 2, 1 in `mean`
+    power: float = 1.0  # `mean`: levels are raised to it first; 1 = sum, towards 0 = product
     local_sigma: float = 0.0  # `mean`: sigma of a place's surroundings, in pixels of level 1's map at 224; 0 = off
     local_spread: float = 0.8  # `mean`: photo-to-photo deviation of the log local noise at which both weigh alike
     kernels: tuple[int, ...] = (3, 5, 7, 9)  # Gaussian smoothing of levels 4, 3, 2, 1; sigma = kernel / 3
@@ -101,7 +102,12 @@ class MapConfig:
         _one_of("fusion", self.fusion, ("product", "mean"))
         if len(self.weights) != 4 or len(self.kernels) != 4 or any(k < 1 or k % 2 == 0 for k in self.kernels):
             raise UsageError("maps: four weights and four odd kernel sizes are needed, for levels 4, 3, 2, 1.")
-        if min(self.weights) < 0 or sum(self.weights) <= 0 or self.local_sigma < 0 or self.local_spread <= 0:
+        if (
+            min(self.weights) < 0
+            or sum(self.weights) <= 0
+            or self.local_sigma < 0
+            or min(self.local_spread, self.power) <= 0
+        ):
             raise UsageError(
                 "maps: weights must be at least 0 and not all 0, local_sigma at least 0, local_spread above 0."
             )

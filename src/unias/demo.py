@@ -10,7 +10,7 @@ from typing import Any
 from unias.api import evaluate, train
 from unias.data.demo import make_demo_data
 from unias.errors import DataError
-from unias.files import ensure_folder
+from unias.files import claimed_folder
 from unias.inference.store import STATE_FOLDER
 from unias.presets import preset
 from unias.progress import Progress
@@ -34,10 +34,9 @@ def run_demo(
     Raises MissingError where the extra is not installed, DataError where the folders cannot be written.
     """
     progress = progress or Progress("silent")
-    home = ensure_folder(output)
-    _check_ours(Path(data), "SOURCES.md", "--data")
-    _check_ours(home / "model", "manifest.json", "-o", STATE_FOLDER)
-    with progress.stage("photos of the demo", PHOTOS) as advance:
+    with claimed_folder(output) as home, progress.stage("photos of the demo", PHOTOS) as advance:
+        _check_ours(Path(data), "SOURCES.md", "--data")
+        _check_ours(home / "model", "manifest.json", "-o", STATE_FOLDER)
         folder = make_demo_data(data, seed=seed, replace=True, progress=lambda _done, _total: advance())
     progress.say(f"photos of five products: {folder}")
     model_folder = home / "model"

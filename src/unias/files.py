@@ -103,6 +103,20 @@ def ensure_folder(path: Path | str) -> Path:
     return folder
 
 
+@contextlib.contextmanager
+def claimed_folder(path: Path | str) -> Iterator[Path]:
+    """``ensure_folder``; folders that it made are taken away again where the block fails with nothing left in them."""
+    folder = Path(path)
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
+    try:
+        yield ensure_folder(folder)
+    except BaseException:
+        with contextlib.suppress(OSError):  # from the innermost outwards, until one holds something
+            for place in made:
+                place.rmdir()
+        raise
+
+
 def write_text(path: Path | str, text: str) -> None:
     """Write ``text`` as UTF-8 with plain line feeds, whole or not at all."""
     with writing(path) as temporary:

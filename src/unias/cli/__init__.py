@@ -59,6 +59,10 @@ def main(arguments: list[str] | None = None) -> None:
     except UniasError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except SystemExit as end:
+        if end.code == EXIT_INTERRUPTED:  # how typer ends on Ctrl-C where the command itself has nothing to say
+            print("interrupted.", file=sys.stderr)
+        raise
     except KeyboardInterrupt:
         print("interrupted.", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)

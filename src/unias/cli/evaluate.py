@@ -64,7 +64,7 @@ def _subsets(wishes: list[str]) -> dict[str, list[str]]:
         name, _, file = wish.partition("=")
         try:
             found[name] = [line.strip() for line in Path(file).read_text(encoding="utf-8").splitlines() if line.strip()]
-        except OSError as error:
+        except (OSError, UnicodeDecodeError) as error:
             raise UsageError(
                 f"--subset {wish}: {file!r} cannot be read. Give NAME=FILE with one path a line."
             ) from error

@@ -7,6 +7,7 @@ not at all; the oldest go when the bound would be passed.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unias.config import LEVELS
+from unias.errors import DataError
 from unias.files import sha256, writing_folder
 
 Arrays = dict[int, NDArray[np.float16]]
@@ -36,7 +38,10 @@ def content_key(paths: Sequence[Path], settings: dict[str, object]) -> str:
     """A hash of the photos' bytes, in order, and of every setting that changes their features."""
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode("utf-8"))
     for path in paths:
-        digest.update(bytes.fromhex(sha256(path)))
+        try:
+            digest.update(bytes.fromhex(sha256(path)))
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read: {error.strerror}. Check its permissions.") from error
     return digest.hexdigest()[:32]
 
 
@@ -69,19 +74,18 @@ def write_entry(
 ) -> Arrays:
     """Fill one entry batch by batch and open it. ``bound``: bytes the whole cache may take after it."""
     make_room(bound - bytes_needed(count, shapes))
-    with writing_folder(cache_root() / key, replace=True) as folder:
-        arrays = {
-            level: np.lib.format.open_memmap(folder / f"level{level}.npy", "w+", np.float16, (count, *shape))
-            for level, shape in shapes.items()
+    start = 0
+    with writing_folder(cache_root() / key, replace=True) as folder, contextlib.ExitStack() as stack:
+        files = {  # plain files, not memory maps: writing to a map on a full disk ends the process without a word
+            level: stack.enter_context((folder / f"level{level}.npy").open("wb")) for level in shapes
         }
-        start = 0
+        for level, shape in shapes.items():
+            header = {"descr": "<f2", "fortran_order": False, "shape": (count, *shape)}
+            np.lib.format.write_array_header_1_0(files[level], header)
         for batch in batches:
             for level, values in batch.items():
-                arrays[level][start : start + len(values)] = values
+                files[level].write(np.ascontiguousarray(values, dtype="<f2").tobytes())
             start += len(next(iter(batch.values())))
-        for array in arrays.values():
-            array.flush()
-        del arrays, array  # an open mapping would forbid the renaming on Windows
     opened = open_entry(key, count)
     assert opened is not None
     assert start == count

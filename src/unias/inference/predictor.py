@@ -151,7 +151,7 @@ class Model:
                 ok=raw <= cut,
                 cut=cut,
                 anomaly_map=anomaly_map,
-                pred_mask=anomaly_map > cut,
+                pred_mask=anomaly_map.astype(np.float64) > cut,  # in float32 the cut itself would be rounded
                 size=size,
                 level_maps={k: v[row] for k, v in level_maps.items()},
                 image=picture,

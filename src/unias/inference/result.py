@@ -6,6 +6,7 @@ Shapes: H x W is the model's input size; h x w the photo's own size.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -66,4 +67,5 @@ def pred_score(raw_score: float, cut: float) -> float:
         return 0.0
     if cut <= 0:
         return 1.0
-    return raw_score / (raw_score + cut)
+    score = raw_score / (raw_score + cut)
+    return max(score, math.nextafter(0.5, 1)) if raw_score > cut else score

@@ -77,7 +77,7 @@ class Detector(nn.Module):
         return maps
 
     def fuse(self, levels: Mapping[int, Tensor], product: Tensor) -> Tensor:
-        """product (paper): the levels multiplied. mean: a weighted mean of the levels, each over what is usual: its product's
+        """product (paper): the levels multiplied. mean: a weighted mean of powers of the levels, each over what is usual: its product's
         mean on training photos, and, as far as the product's local share says, its surroundings in this very photo."""
         if self.config.fusion == "product":
             return product_fusion(dict(levels))
@@ -89,5 +89,5 @@ class Detector(nn.Module):
             values = values / usual[:, None, None]
             if self.local is not None:
                 values = values / (self.local(values[:, None])[:, 0] + NOISE_FLOOR) ** share
-            fused = fused + (self.weights[level] / total) * values
+            fused = fused + (self.weights[level] / total) * values.clamp_min(0) ** self.config.power
         return fused

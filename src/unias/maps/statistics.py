@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from unias.config import LEVELS
 from unias.model.filters import GaussianBlur
 
+POOL_SHRINK, SHRINK = 0.1, 1e-3  # of each pooled feature's variance, and of their mean, added to the diagonal
 NOISE_FLOOR = 0.02  # of the local noise, as a share of the product's mean: quiet surroundings do not blow a map up
 SPREAD_LEVELS = (3, 2)  # the levels whose local noise decides; the finest is noisy everywhere, the coarsest nowhere
 
@@ -25,12 +26,12 @@ def pool(features: Mapping[int, Tensor]) -> Tensor:
 class ProductStatistics(nn.Module):
     """Per product: the class mean of pooled features, the level maps' means, and how far surroundings decide.
 
-    Buffers: prototypes (P, F), pool_scale (F,), level_mean (P, 4) with columns for levels 4, 3, 2, 1, local_share (P,) in
+    Buffers: prototypes (P, F), whitening (F, F), level_mean (P, 4) with columns for levels 4, 3, 2, 1, local_share (P,) in
     [0, 1]. They change nothing until they are fitted.
     """
 
     prototypes: Tensor
-    pool_scale: Tensor
+    whitening: Tensor
     level_mean: Tensor
     local_share: Tensor
 
@@ -39,30 +40,35 @@ class ProductStatistics(nn.Module):
         self.products = tuple(products)
         count, pooled = len(self.products), sum(channels[level] for level in LEVELS)
         self.register_buffer("prototypes", torch.zeros(count, pooled))
-        self.register_buffer("pool_scale", torch.ones(pooled))
+        self.register_buffer("whitening", torch.eye(pooled))
         self.register_buffer("level_mean", torch.ones(count, len(LEVELS)))
         self.register_buffer("local_share", torch.zeros(count))
 
     def nearest(self, pooled: Tensor) -> Tensor:
-        """The product of each photo, (N,) int64: the nearest class mean, each pooled feature over its spread within
-        products."""
+        """The product of each photo, (N,) int64: the nearest class mean of pooled features, distances by their covariance
+        within products (Mahalanobis), so that what varies within every product tells little."""
         apart = torch.cdist(
-            pooled / self.pool_scale,
-            self.prototypes / self.pool_scale,
+            pooled @ self.whitening,
+            self.prototypes @ self.whitening,
             compute_mode="donot_use_mm_for_euclid_dist",  # the matrix product cancels, and by batch size
         )
         return apart.argmin(dim=1)
 
     @torch.no_grad()
     def fit_prototypes(self, pooled: Tensor, product: Tensor) -> None:
-        """pooled (n, F) and product (n,) of training photos."""
-        spread = torch.zeros_like(self.pool_scale)
+        """pooled (n, F) and product (n,) of training photos; the covariance is shrunk towards its diagonal."""
+        rows = pooled.cpu().double()
+        within = torch.zeros(rows.shape[1], rows.shape[1], dtype=torch.float64)
         for index in range(len(self.products)):
-            rows = pooled[product == index]
-            self.prototypes[index] = rows.mean(dim=0)
-            spread += (rows - self.prototypes[index]).square().sum(dim=0)
-        scale = (spread / max(1, len(pooled))).sqrt()
-        self.pool_scale.copy_(scale.clamp_min(1e-6 + 1e-3 * float(scale.mean())))
+            own = rows[product.cpu() == index]
+            mean = own.mean(dim=0)
+            self.prototypes[index] = mean.float()
+            within += (own - mean).T @ (own - mean)
+        within = within / max(1, len(rows))
+        spread = within.diagonal()
+        floor = SHRINK * spread.mean() + 1e-12
+        within = within + torch.diag(POOL_SHRINK * spread + floor)
+        self.whitening.copy_(torch.linalg.cholesky(torch.linalg.inv(within)).float())
 
     @torch.no_grad()
     def fit_levels(self, index: int, levels: Mapping[int, Tensor], blur: GaussianBlur | None, spread: float) -> None:

@@ -177,7 +177,7 @@ def convert_backbone(released: Mapping[str, Tensor], expected: Mapping[str, Tens
         if our_value.shape != their_value.shape:
             raise DataError(
                 f"{where}: backbone tensor {their_key} has shape {tuple(their_value.shape)}, {our_key} needs "
-                f"{tuple(our_value.shape)}. Name the backbone of the checkpoint with --backbone."
+                f"{tuple(our_value.shape)}. The released UniAS has an EfficientNet-B4."
             )
         converted[our_key] = their_value
     if len(theirs) < len(ours):

@@ -21,7 +21,7 @@ from unias.data.masks import load_mask, resize_mask
 from unias.errors import DataError, UsageError
 from unias.evaluation.metrics import PixelRanking, above, dice_per_sample
 from unias.evaluation.protocol import evaluate_class, mean_metrics, metrics_document
-from unias.files import ensure_folder, write_json, write_text
+from unias.files import claimed_folder, write_json, write_text
 from unias.inference.predictor import Model
 from unias.progress import Progress
 from unias.report.page import Case, ProductReport, Report, select_cases, write_report
@@ -86,7 +86,19 @@ def run_evaluation(
     for warning in dataset.warnings:
         progress.say(f"warning: {warning}")
     parts = _parts(dataset, subsets or {})
-    home = ensure_folder(output)
+    with claimed_folder(output) as home:
+        return _evaluate_into(home, model, dataset, size, parts, page, progress)
+
+
+def _evaluate_into(
+    home: Path,
+    model: Model,
+    dataset: Dataset,
+    size: str,
+    parts: Mapping[str, frozenset[str]],
+    page: bool,
+    progress: Progress,
+) -> dict[str, Any]:
     cuts = {product.name: product.cut.value for product in model.products}
     classes: dict[str, dict[str, float]] = {}
     figures: dict[str, dict[str, dict[str, float]]] = {name: {} for name in parts}

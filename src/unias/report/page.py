@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unias.files import ensure_folder, write_text, writing
+from unias.files import claimed_folder, write_text, writing
 from unias.report import figures, style, tables
 from unias.report.tables import percent
 
@@ -135,18 +135,24 @@ def write_report(out: Path, report: Report) -> Path:
     Raises:
         DataError: the folder cannot be written to, or the disk is full.
     """
-    assets = ensure_folder(Path(out) / "assets")
     kept: set[str] = set()
-
-    def save(name: str, data: bytes) -> str:
-        with writing(assets / name) as temporary:
-            temporary.write_bytes(data)
-        kept.add(name)
-        return f"assets/{name}"
-
-    products = [_product(place, product, save) for place, product in enumerate(report.products)]
     page = Path(out) / "index.html"
-    write_text(page, _page(report, products))
+    with claimed_folder(Path(out) / "assets") as assets:
+        before = {old.name for old in assets.iterdir()}
+
+        def save(name: str, data: bytes) -> str:
+            with writing(assets / name) as temporary:
+                temporary.write_bytes(data)
+            kept.add(name)
+            return f"assets/{name}"
+
+        try:
+            products = [_product(place, product, save) for place, product in enumerate(report.products)]
+            write_text(page, _page(report, products))
+        except BaseException:  # no pictures without their page
+            for name in kept - before:
+                (assets / name).unlink(missing_ok=True)
+            raise
     for old in assets.iterdir():
         if re.fullmatch(r"p\d+-(c\d+|l\d+|pr|scores)\.(jpg|png)", old.name) and old.name not in kept:
             with contextlib.suppress(OSError):

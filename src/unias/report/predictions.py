@@ -17,7 +17,7 @@ from PIL import Image
 
 from unias.data.decode import read_photo, to_display
 from unias.errors import DataError, Interrupted
-from unias.files import ensure_folder, explain_os_error, json_ready, writing
+from unias.files import claimed_folder, explain_os_error, json_ready, writing
 from unias.inference.predictor import Model
 from unias.inference.result import Result
 from unias.inference.sources import each_photo
@@ -50,7 +50,6 @@ def write_predictions(
         Interrupted: Ctrl-C; says how many rows were kept.
         DataError: nothing to predict, or the output cannot be written.
     """
-    home = ensure_folder(output)
     photos = [Path(str(photo)) for source in sources for photo in each_photo(source)]
     names = _names(photos)
     summary = Summary()
@@ -60,9 +59,13 @@ def write_predictions(
         progress.say(f"unreadable: {error}")
         advance()
 
-    with _rows(home) as write, progress.stage("predicting", len(photos)) as advance:
+    results = model.predict(photos, product=product, levels=levels, on_error=unreadable)  # none is computed yet
+    with (
+        claimed_folder(output) as home,
+        _rows(home) as write,
+        progress.stage("predicting", len(photos)) as advance,
+    ):
         try:
-            results = model.predict(photos, product=product, levels=levels, on_error=unreadable)
             for result in results:
                 write(_write_pictures(home, names[result.path], result, model))
                 summary.photos += 1
@@ -139,16 +142,23 @@ def _rows(home: Path) -> Iterator[Any]:
     """A function that adds a row to both tables; they get their names when the block ends, however it ends."""
     parts = {name: home / f".{name}.part" for name in ("results.csv", "results.jsonl")}
     handles: dict[str, TextIO] = {}
+    whole: dict[str, int] = {}  # bytes of the finished rows
+
+    def settle() -> None:
+        for handle in handles.values():
+            handle.flush()
+        whole.update({name: os.fstat(handle.fileno()).st_size for name, handle in handles.items()})
+
     try:
         for name, part in parts.items():
             handles[name] = part.open("w", encoding="utf-8", newline="")
         handles["results.csv"].write(_csv_line(COLUMNS))
+        settle()
 
         def write(row: dict[str, Any]) -> None:
             handles["results.csv"].write(_csv_line([row[column] for column in COLUMNS]))
             handles["results.jsonl"].write(json.dumps(json_ready(row), ensure_ascii=False) + "\n")
-            for handle in handles.values():
-                handle.flush()
+            settle()
 
         yield write
     except OSError as error:
@@ -158,7 +168,11 @@ def _rows(home: Path) -> Iterator[Any]:
             with contextlib.suppress(OSError):
                 handle.close()
             with contextlib.suppress(OSError):
-                parts[name].replace(home / name)
+                if name in whole:
+                    os.truncate(parts[name], whole[name])  # a full disk or Ctrl-C may have cut the last row short
+                    parts[name].replace(home / name)
+                else:
+                    parts[name].unlink()
 
 
 def _csv_line(values: Sequence[Any]) -> str:

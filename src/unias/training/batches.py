@@ -6,6 +6,7 @@ would have seen.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
@@ -96,6 +97,11 @@ class StepDataset(Dataset[Any]):
         return torch.from_numpy(np.stack(images)), [str(s.path) for s in chosen]
 
 
+def leave_interrupts_to_the_main_process(_worker: int) -> None:
+    """Ctrl-C reaches every process of a terminal; a worker that died of it would take the step under way with it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 class ImageBatches:
     """Batches from photos: decoded (in ``workers`` processes, 0 = in this one), augmented, through the frozen backbone.
 
@@ -116,6 +122,7 @@ class ImageBatches:
             sampler=range(start, stop),
             num_workers=self.workers,
             multiprocessing_context="spawn" if self.workers else None,
+            worker_init_fn=leave_interrupts_to_the_main_process,
             pin_memory=False,
         )
         for item in loader:
