@@ -125,7 +125,9 @@ def test_batch_equals_single() -> None:
     together = backbone(images)
     for n in range(3):
         alone = backbone(images[n : n + 1])
-        assert all(torch.allclose(alone[k][0], together[k][n], atol=1e-5) for k in alone)
+        assert all(
+            torch.allclose(alone[k][0], together[k][n], atol=1e-5 * float(together[k].abs().max())) for k in alone
+        )
 
 
 @pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "mobilenetv3_small_050", "resnet18"])

@@ -77,8 +77,8 @@ class Detector(nn.Module):
         return maps
 
     def fuse(self, levels: Mapping[int, Tensor], product: Tensor) -> Tensor:
-        """product (paper): the levels multiplied. mean: a weighted mean of powers of the levels, each over what is usual: its product's
-        mean on training photos, and, as far as the product's local share says, its surroundings in this very photo."""
+        """product (paper): the levels multiplied. mean: a weighted mean of powers of the levels, each over what is usual: its
+        product's mean on training photos, and, as far as the product's local share says, its surroundings in this photo."""
         if self.config.fusion == "product":
             return product_fusion(dict(levels))
         total = sum(self.weights[k] for k in levels)
