@@ -1,6 +1,6 @@
-"""Make docs/images/result.jpg: python docs/result_picture.py MODEL DATA
+"""Make docs/images/result.jpg from the demo: python docs/result_picture.py demo-report/model demo-data
 
-For four kinds of magnetic-tile defects the test photo with the median Dice of the kind: typical results, not the best ones.
+For each texture the defective test photo with the median Dice: typical results, not the best ones.
 """
 
 from __future__ import annotations
@@ -17,20 +17,17 @@ from unias.data.masks import load_mask, resize_mask
 from unias.evaluation.metrics import dice_per_sample
 from unias.report.figures import case_strip
 
-KINDS = ("blowhole", "break", "fray", "uneven")
+PRODUCTS = ("brick", "grass", "gravel")
 SIDE = 190
 
 
 def main(model_folder: str, data: str) -> None:
     model = unias.load(model_folder, device="cpu")
-    samples = [s for s in scan(data).test("magnetic_tile") if not s.is_good]
-    kinds = [kind for kind in KINDS if any(s.defect == kind for s in samples)] or sorted({s.defect for s in samples})[
-        :4
-    ]
+    dataset = scan(data)
     strips = []
-    for kind in kinds:
+    for product in PRODUCTS:
         found = []
-        chosen = [s for s in samples if s.defect == kind]
+        chosen = [sample for sample in dataset.test(product) if not sample.is_good]
         for sample, result in zip(chosen, model.predict([s.path for s in chosen], image=True), strict=True):
             mask = resize_mask(load_mask(sample.mask, result.size), result.anomaly_map.shape)
             dice = float(dice_per_sample(mask[None], result.pred_mask[None])[0])
