@@ -16,13 +16,14 @@ from unias.presets import preset
 from unias.progress import Progress
 
 PHOTOS = 760
+SIZE = 160  # pixels: twice the steps of 224 in the same minutes, and better figures after so short a training
 WARMUP = 30  # steps; the small preset's own warm-up would be a third of so short a run
 
 
 def run_demo(
     output: Path | str,
     data: Path | str,
-    minutes: float = 3.0,
+    minutes: float = 3.5,
     steps: int | None = None,
     seed: int = 0,
     device: str = "auto",
@@ -43,7 +44,8 @@ def run_demo(
     if model_folder.exists():
         shutil.rmtree(model_folder)
     base = preset("small")
-    config = dataclasses.replace(base, train=dataclasses.replace(base.train, warmup_steps=WARMUP, ema=0.99))
+    train_settings = dataclasses.replace(base.train, warmup_steps=WARMUP, ema=0.99)
+    config = dataclasses.replace(base, size=SIZE, train=train_settings)
     model = train(
         folder,
         model_folder,

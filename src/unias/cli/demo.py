@@ -12,7 +12,7 @@ from unias.cli import options
 def demo(
     output: Path = typer.Option(Path("demo-report"), "-o", "--output", help="Folder of the report."),
     data: Path = typer.Option(Path("demo-data"), help="Folder the photos are written to."),
-    minutes: float = typer.Option(3.0, help="Training time."),
+    minutes: float = typer.Option(3.5, help="Training time."),
     steps: int | None = typer.Option(None, min=1, help="Number of steps instead of minutes."),
     seed: int = typer.Option(0, help="Seed of photos, weights and noise."),
     device: str = options.Device,
