@@ -70,7 +70,7 @@ def train(
     home = Path(os.path.abspath(output))
     set_threads(threads)
     place = pick_device(device)
-    build_loggers(logger, home)  # an unknown name or a missing package is said now, not after an hour
+    loggers = build_loggers(logger, home)  # an unknown name or a missing package is said now, not after an hour
     if chosen.train.cosine_sign == "released":
         progress.say("warning: cosine_sign released trains reconstructions away from their targets; for study only.")
     dataset = scan(data)
@@ -85,7 +85,7 @@ def train(
         _say_split(split, progress)
         net = build_backbone(chosen.backbone).to(place)
         run = TrainingRun(dataset, split, chosen, net, place, progress, started)
-        outcome, detector = run.fit(home, resume, workers, logger)
+        outcome, detector = run.fit(home, resume, workers, loggers)
         try:
             products = run.calibrate(detector)
             stored = StoredModel(detector, run.final_config(outcome), products, run.record(outcome))

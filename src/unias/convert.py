@@ -10,13 +10,7 @@ from pathlib import Path
 import torch
 
 from unias.api import check_output
-from unias.backbones.timm_backbone import (
-    FrozenBackbone,
-    build_backbone,
-    create_network,
-    drop_unread_stages,
-    use_authors_padding,
-)
+from unias.backbones.timm_backbone import FrozenBackbone, build_backbone, create_network, freeze
 from unias.calibration.cuts import Cut
 from unias.config import BackboneConfig, Config
 from unias.data.layouts import require_training, scan
@@ -102,6 +96,4 @@ def _backbone(net: dict[str, torch.Tensor], config: Config, weights: str | None,
         return build_backbone(dataclasses.replace(config.backbone, weights=weights or "auto"))
     network, channels = create_network(config.backbone.name)
     network.load_state_dict(convert_backbone(net, network.state_dict(), where))
-    use_authors_padding(network, config.backbone.name)
-    drop_unread_stages(network)
-    return FrozenBackbone(network.to(memory_format=torch.channels_last), channels)
+    return freeze(network, channels, config.backbone)

@@ -28,7 +28,6 @@ from unias.runtime import pick_precision, seed_everything, stamp
 from unias.training.batches import Batches, CachedBatches, ImageBatches, StepDataset
 from unias.training.budget import Budget
 from unias.training.features import Features, fit_standardize
-from unias.training.loggers import build_loggers
 from unias.training.loop import Outcome, Trainer, build_fabric
 from unias.training.photos import with_advice
 
@@ -60,7 +59,7 @@ class TrainingRun:
         self.trained = Features([s for name in split for s in split[name][0]], backbone, config, device, progress)
         self.held = Features([s for name in split for s in split[name][1]], backbone, config, device, progress)
 
-    def fit(self, home: Path, resume: bool, workers: int, logger: str) -> tuple[Outcome, Detector]:
+    def fit(self, home: Path, resume: bool, workers: int, loggers: list[Any]) -> tuple[Outcome, Detector]:
         """Features, weights, steps."""
         config = self.config
         augmented = any(is_augmented(name, config.train.recipe) for name in self.products)
@@ -74,7 +73,7 @@ class TrainingRun:
             detector.unias,
             self._batches(workers),
             config.train,
-            build_fabric(self.device, pick_precision(config.train.precision, self.device), build_loggers(logger, home)),
+            build_fabric(self.device, pick_precision(config.train.precision, self.device), loggers),
             home / STATE_FOLDER,
             self._fingerprint(),
             self.progress,

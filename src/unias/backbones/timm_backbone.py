@@ -52,6 +52,11 @@ def build_backbone(config: BackboneConfig) -> FrozenBackbone:
     """
     network, channels = create_network(config.name)
     load_weights(network, config)
+    return freeze(network, channels, config)
+
+
+def freeze(network: nn.Module, channels: dict[int, int], config: BackboneConfig) -> FrozenBackbone:
+    """A network of ``create_network``, with or without its weights yet, in the one form that is used."""
     if config.authors_padding:
         use_authors_padding(network, config.name)
     drop_unread_stages(network)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from unias.config import Config
@@ -17,6 +16,7 @@ from unias.errors import DataError, UsageError
 from unias.inference.result import Result, pred_score
 from unias.inference.sources import OnePhoto, each_photo, is_one_photo
 from unias.inference.store import ProductInfo, StoredModel, load_model, save_model
+from unias.maps.levels import to_input_size
 from unias.runtime import pick_device
 
 OnError = Callable[[OnePhoto, DataError], None]
@@ -82,15 +82,6 @@ class Model:
             return next(self._results([source], product, levels, image, 1, None))
         return self._results(each_photo(source), product, levels, image, batch_size, on_error)
 
-    def predict_as(self, photos: Sequence[Path], products: Sequence[str], **options: Any) -> Iterator[Result]:
-        """Results of photos whose products are known, one name a photo."""
-        for start in range(0, len(photos), 8):
-            names = products[start : start + 8]
-            for name in names:
-                if name not in self._index:
-                    raise UsageError(f"product: {name!r} is not one of this model's: {', '.join(self._index)}.")
-            yield from self._batch(list(photos[start : start + 8]), list(names), **options)
-
     def _results(
         self,
         photos: Iterable[OnePhoto],
@@ -104,22 +95,22 @@ class Model:
         for photo in photos:
             waiting.append(photo)
             if len(waiting) == batch_size:
-                yield from self._batch(waiting, [product] * len(waiting), levels=levels, image=image, on_error=on_error)
+                yield from self._batch(waiting, product, levels, image, on_error)
                 waiting = []
         if waiting:
-            yield from self._batch(waiting, [product] * len(waiting), levels=levels, image=image, on_error=on_error)
+            yield from self._batch(waiting, product, levels, image, on_error)
 
     def _batch(
         self,
         photos: list[OnePhoto],
-        names: Sequence[str | None],
-        levels: bool = False,
-        image: bool = False,
-        on_error: OnError | None = None,
+        product: str | None,
+        levels: bool,
+        image: bool,
+        on_error: OnError | None,
     ) -> Iterator[Result]:
         inputs: list[NDArray[np.float32]] = []
-        kept: list[tuple[OnePhoto, tuple[int, int], NDArray[np.uint8] | None, str | None]] = []
-        for photo, name in zip(photos, names, strict=True):
+        kept: list[tuple[OnePhoto, tuple[int, int], NDArray[np.uint8] | None]] = []
+        for photo in photos:
             try:
                 pixels, decoded = load_input(photo, self.config.size, self.config.bits)
             except DataError as error:
@@ -128,18 +119,18 @@ class Model:
                 on_error(photo, error)
                 continue
             inputs.append(pixels)
-            kept.append((photo, decoded.size, to_display(decoded, self.config.size) if image else None, name))
+            kept.append((photo, decoded.size, to_display(decoded, self.config.size) if image else None))
         if not inputs:
             return
         device = self.detector.device
         with torch.inference_mode():
             images = torch.from_numpy(np.stack(inputs)).to(device)
-            features = self.detector.backbone(images)
-            product = self._products(features, [name for *_, name in kept])
-            maps = self.detector.from_features(features, product)
-            level_maps = {k: _at_size(v, self.config.size) for k, v in maps.levels.items()} if levels else {}
+            known = None if product is None else torch.full((len(images),), self._index[product], device=device)
+            maps = self.detector(images, known)
+            at_size = {k: to_input_size(v.float(), self.config.size) for k, v in maps.levels.items()} if levels else {}
+            level_maps = {k: v.cpu().numpy() for k, v in at_size.items()}
             anomaly_maps = maps.anomaly_map.float().cpu().numpy()
-        for row, (photo, size, picture, _) in enumerate(kept):
+        for row, (photo, size, picture) in enumerate(kept):
             info = self.products[int(maps.product[row])]
             anomaly_map = np.ascontiguousarray(anomaly_maps[row])
             raw, cut = float(anomaly_map.max()), info.cut.value
@@ -156,15 +147,3 @@ class Model:
                 level_maps={k: v[row] for k, v in level_maps.items()},
                 image=picture,
             )
-
-    def _products(self, features: dict[int, torch.Tensor], names: Sequence[str | None]) -> torch.Tensor:
-        from unias.maps.statistics import pool
-
-        nearest = self.detector.statistics.nearest(pool(features))
-        known = [self._index[name] if name is not None else int(nearest[row]) for row, name in enumerate(names)]
-        return torch.tensor(known, device=nearest.device)
-
-
-def _at_size(level_map: torch.Tensor, size: int) -> NDArray[np.float32]:
-    lifted = F.interpolate(level_map[:, None].float(), size=(size, size), mode="bilinear", align_corners=True)
-    return lifted[:, 0].cpu().numpy()

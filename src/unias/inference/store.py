@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from unias.backbones.timm_backbone import FrozenBackbone, create_network, drop_unread_stages, use_authors_padding
+from unias.backbones.timm_backbone import FrozenBackbone, create_network, freeze
 from unias.calibration.cuts import Cut
 from unias.config import Config, dump_config, load_config
 from unias.errors import DataError, UniasError
@@ -105,11 +105,7 @@ def load_model(folder: Path | str, device: torch.device) -> StoredModel:
         config = load_config(home / "config.yaml")
         content = json.loads((home / "products.json").read_text(encoding="utf-8"))
         products = tuple(_product(entry) for entry in content["products"])
-        network, channels = create_network(config.backbone.name)
-        if config.backbone.authors_padding:
-            use_authors_padding(network, config.backbone.name)
-        drop_unread_stages(network)
-        backbone = FrozenBackbone(network.to(memory_format=torch.channels_last), channels)
+        backbone = freeze(*create_network(config.backbone.name), config.backbone)
         detector = build_detector(config, tuple(product.name for product in products), backbone)
         _fill(detector, load_file(home / "model.safetensors"), load_file(home / "products.safetensors"), home)
     except UniasError:
