@@ -90,7 +90,7 @@ def test_every_field_has_a_line_of_documentation() -> None:
     [
         ({"sise": 224}, r"there is no setting 'sise'. Known: .*size"),
         ({"model": {"widht": 3}}, r"config\.model: there is no setting 'widht'"),
-        ({"train": {"optimizer": {"lr": 1}}}, r"config\.train: there is no setting 'optimizer'"),
+        ({"train": {"optimiser": {"lr": 1}}}, r"config\.train: there is no setting 'optimiser'"),
         ({3: 4}, "there is no setting 3"),
     ],
 )

@@ -124,7 +124,9 @@ class TrainConfig:
     steps: int | None = None  # number of optimiser steps; wins over epochs
     minutes: float | None = None  # wall-clock budget from start to the model on disk; fixes `steps` itself
     batch_size: int = 64  # photos a step
+    optimizer: str = "adamw"  # adamw | muon: Muon for the weight matrices, AdamW for the rest
     learning_rate: float = 1e-4  # of AdamW, betas 0.9 / 0.999
+    muon_rate: float = 3e-3  # of Muon, whose steps are scaled to AdamW's size
     weight_decay: float = 1e-4  # on every trained parameter
     clip: float = 0.1  # largest total L2 norm of the gradient
     schedule: str = "step"  # step: x 0.1 after drop_epochs | step_released: an epoch later | cosine: after warm-up
@@ -142,14 +144,17 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _one_of("recipe", self.recipe, ("mvtec", "visa", "none"))
         _one_of("cosine_sign", self.cosine_sign, ("paper", "released"))
+        _one_of("optimizer", self.optimizer, ("adamw", "muon"))
         _one_of("schedule", self.schedule, ("step", "step_released", "cosine"))
         _one_of("precision", self.precision, ("auto", "32-true", "bf16-mixed"))
         if self.batch_size < 1 or self.epochs < 1 or (self.steps is not None and self.steps < 1):
             raise UsageError("batch_size, epochs and steps must be at least 1.")
         if self.minutes is not None and not 0 < self.minutes < float("inf"):
             raise UsageError(f"minutes: {self.minutes} must be above 0.")
-        if not 0 <= self.hold_out < 1 or not 0 < self.learning_rate < float("inf") or not 0 <= self.ema < 1:
-            raise UsageError("hold_out and ema must be in [0, 1), learning_rate above 0.")
+        if not 0 <= self.hold_out < 1 or not 0 <= self.ema < 1:
+            raise UsageError("hold_out and ema must be in [0, 1).")
+        if not (0 < self.learning_rate < float("inf") and 0 < self.muon_rate < float("inf")):
+            raise UsageError("learning_rate and muon_rate must be above 0.")
         if not 0 <= self.seed < 2**32:
             raise UsageError(f"seed: {self.seed} is not between 0 and {2**32 - 1}.")
         if self.drop_epochs < 1 or not self.clip > 0:

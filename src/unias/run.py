@@ -24,7 +24,7 @@ from unias.inference.store import STATE_FOLDER, ProductInfo, build_detector
 from unias.maps.detector import Detector
 from unias.maps.statistics import pool
 from unias.progress import Progress
-from unias.runtime import pick_precision, seed_everything, stamp
+from unias.runtime import keep_freed_memory, pick_precision, seed_everything, stamp
 from unias.training.batches import Batches, CachedBatches, ImageBatches, StepDataset
 from unias.training.budget import Budget
 from unias.training.features import Features, fit_standardize
@@ -66,6 +66,7 @@ class TrainingRun:
         if config.train.cache and not augmented and self.trained.fits_cache():
             self.trained.fill("features of training photos")
         seed_everything(config.train.seed)
+        keep_freed_memory()
         detector = build_detector(config, self.products, self.backbone).to(self.device)
         if config.model.standardize:
             fit_standardize(detector.unias, self.trained.batches("feature statistics"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from unias.model.jitter import FeatureJitter
+from unias.model.jitter import FeatureJitter, noise_like
 
 
 def test_nothing_in_eval_mode() -> None:
@@ -94,3 +94,16 @@ def test_a_seed_repeats_it() -> None:
 
     assert torch.equal(run(7), run(7))
     assert not torch.equal(run(7), run(8))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_noise_is_standard_normal_in_the_memory_order_of_its_input(layout: torch.memory_format) -> None:
+    torch.manual_seed(0)
+    x = torch.zeros(4, 8, 32, 32).contiguous(memory_format=layout)
+    noise = noise_like(x)
+    assert noise.shape == x.shape
+    assert noise.stride() == x.stride()
+    assert abs(float(noise.mean())) < 0.02
+    assert abs(float(noise.std()) - 1) < 0.02
+    flat = noise.permute(0, 2, 3, 1).reshape(-1, 8)
+    assert (torch.corrcoef(flat.T) - torch.eye(8)).abs().max() < 0.06

@@ -249,7 +249,7 @@ def state(fingerprint: str = "abc") -> TrainState:
     model(torch.ones(1, 3)).sum().backward()
     optimizer.step()
     return TrainState(
-        7, 100, fingerprint, model.state_dict(), optimizer.state_dict(), {"weight": torch.ones(2, 3)}, 12.5, [3.0, 2.5]
+        7, 100, fingerprint, model.state_dict(), [optimizer.state_dict()], {"weight": torch.ones(2, 3)}, 12.5, [3.0, 2.5]
     )
 
 
@@ -262,7 +262,7 @@ def test_state_round_trip(tmp_path: Path) -> None:
     assert [getattr(after, name) for name in plain] == [getattr(before, name) for name in plain]
     assert all(torch.equal(after.model[key], value) for key, value in before.model.items())
     assert torch.equal(after.averaged["weight"], before.averaged["weight"])
-    moments, saved = after.optimizer["state"][0], before.optimizer["state"][0]
+    moments, saved = after.optimizers[0]["state"][0], before.optimizers[0]["state"][0]
     assert torch.equal(moments["exp_avg"], saved["exp_avg"])
     assert torch.equal(moments["exp_avg_sq"], saved["exp_avg_sq"])
     assert names(tmp_path / "train_state") == [STATE_FILE]

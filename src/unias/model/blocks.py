@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unias.model.attention import Attention
+
 
 class Step(nn.Module):
     """One residual step round ``body``. post: x = norm(x + drop(body(x))). pre: x = x + drop(body(norm(x)))."""
@@ -30,7 +32,7 @@ class AttentionStep(Step):
 
     def __init__(self, width: int, heads: int, dropout: float = 0.1, norm_first: bool = False) -> None:
         super().__init__(width, dropout, norm_first)
-        self.attention = nn.MultiheadAttention(width, heads, dropout=dropout, batch_first=True)
+        self.attention = Attention(width, heads, dropout)
 
     def forward(
         self,
@@ -46,7 +48,7 @@ class AttentionStep(Step):
             values = y if memory is None else memory
             query = y if query_position is None else y + query_position
             keys = values if key_position is None else values + key_position
-            out: Tensor = self.attention(query, keys, values, attn_mask=mask, need_weights=False)[0]
+            out: Tensor = self.attention(query, keys, values, mask)
             return out
 
         return self.around(x, attend)

@@ -24,7 +24,7 @@ class TrainState:
     total_steps: int
     fingerprint: str  # of data, split and settings: another run's state is refused
     model: dict[str, Tensor]
-    optimizer: dict[str, Any]
+    optimizers: list[dict[str, Any]]
     averaged: dict[str, Tensor] = field(default_factory=dict)
     seconds: float = 0.0  # spent so far, over all sittings
     losses: list[float] = field(default_factory=list)

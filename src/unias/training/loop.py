@@ -1,4 +1,4 @@
-"""The training loop: one model, one criterion, one optimiser (spec section 9)."""
+"""The training loop: one model, one criterion (spec section 9)."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from unias.runtime import step_seed
 from unias.training.batches import Batches
 from unias.training.budget import Budget
 from unias.training.checkpoint import STATE_FILE, TrainState, load_state, save_state
+from unias.training.optimizers import build_optimizers
 
 LOG_EVERY = 10
 
@@ -104,11 +105,8 @@ class Trainer:
         self.progress = progress
         self.budget = budget
         self.reserve = reserve
-        optimizer = torch.optim.AdamW(
-            model.parameters(), lr=config.learning_rate, betas=(0.9, 0.999), weight_decay=config.weight_decay
-        )
         self.plain = model
-        self.model, self.optimizer = fabric.setup(model, optimizer)
+        self.model, *self.optimizers = fabric.setup(model, *build_optimizers(model, config, fabric.device))
         self.averaged = Averaged(model, config.ema)
         self.losses: list[float] = []
         self.asked_to_stop = False
@@ -243,8 +241,9 @@ class Trainer:
     def _step(self, step: int, total: int | None, features: dict[int, Tensor], names: list[str]) -> None:
         torch.manual_seed(step_seed(self.config.seed, step))
         rate = learning_rate(step, total, self.batches.steps_per_epoch, self.config)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["rate"] * rate / self.config.learning_rate
         losses = level_losses(self.model(features))
         loss = losses.total(self.config.loss_weight, self.config.cosine_sign)
         value = float(loss.detach())
@@ -253,10 +252,11 @@ class Trainer:
                 f"the loss of step {step} is {value}; its photos: {', '.join(names)}. Look at these files, or try a lower "
                 "learning rate."
             )
-        self.optimizer.zero_grad(set_to_none=True)
+        self.plain.zero_grad(set_to_none=True)
         self.fabric.backward(loss)
-        self.fabric.clip_gradients(self.model, self.optimizer, max_norm=self.config.clip, error_if_nonfinite=False)
-        self.optimizer.step()
+        torch.nn.utils.clip_grad_norm_(self.plain.parameters(), self.config.clip)
+        for optimizer in self.optimizers:
+            optimizer.step()
         self.averaged.update(self.plain, step)
         self.losses.append(value)
         if step % LOG_EVERY == 0 and self.fabric.loggers:
@@ -272,7 +272,7 @@ class Trainer:
                 total_steps=total,
                 fingerprint=self.fingerprint,
                 model=self.plain.state_dict(),
-                optimizer=self.optimizer.state_dict(),
+                optimizers=[optimizer.state_dict() for optimizer in self.optimizers],
                 averaged=self.averaged.values,
                 seconds=self.seconds_before + time.monotonic() - began,
                 losses=self.losses,
@@ -281,7 +281,8 @@ class Trainer:
 
     def _restore(self, state: TrainState) -> None:
         self.plain.load_state_dict(state.model)
-        self.optimizer.load_state_dict(state.optimizer)
+        for optimizer, kept in zip(self.optimizers, state.optimizers, strict=True):
+            optimizer.load_state_dict(kept)
         for name, value in state.averaged.items():
             self.averaged.values[name].copy_(value)
         self.losses = list(state.losses)
