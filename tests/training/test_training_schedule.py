@@ -249,7 +249,14 @@ def state(fingerprint: str = "abc") -> TrainState:
     model(torch.ones(1, 3)).sum().backward()
     optimizer.step()
     return TrainState(
-        7, 100, fingerprint, model.state_dict(), [optimizer.state_dict()], {"weight": torch.ones(2, 3)}, 12.5, [3.0, 2.5]
+        7,
+        100,
+        fingerprint,
+        model.state_dict(),
+        [optimizer.state_dict()],
+        {"weight": torch.ones(2, 3)},
+        12.5,
+        [3.0, 2.5],
     )
 
 

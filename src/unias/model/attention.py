@@ -28,16 +28,16 @@ class Attention(nn.Module):
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
         """query (N, T, D); key and value (N, S, D); mask (T, S), True = forbidden -> (N, T, D)."""
-        projected = [
-            F.linear(x, weight, bias).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        q, k, v = (
+            F.linear(x, weight, bias).view(*x.shape[:2], self.num_heads, -1).transpose(1, 2)
             for x, weight, bias in zip(
                 (query, key, value), self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3), strict=True
             )
-        ]
+        )
         drop = self.dropout if self.training else 0.0
         allowed = None if mask is None else ~mask
-        attend = plain_attention if _plain_is_faster(projected[0]) else F.scaled_dot_product_attention
-        out: Tensor = self.out_proj(attend(*projected, attn_mask=allowed, dropout_p=drop).transpose(1, 2).flatten(2))
+        attend = plain_attention if _plain_is_faster(q) else F.scaled_dot_product_attention
+        out: Tensor = self.out_proj(attend(q, k, v, attn_mask=allowed, dropout_p=drop).transpose(1, 2).flatten(2))
         return out
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from unias.model.decoder import Decoder
 from unias.model.filters import FeatureFilter, Standardize
 from unias.model.fpn import PixelDecoder
+from unias.model.fused import Composable
 from unias.model.heads import Heads
 from unias.model.jitter import FeatureJitter
 from unias.model.sar import PlainQuery, ReleasedQuery, SampleAwareQuery
@@ -78,3 +79,15 @@ class UniAS(nn.Module):
         query = self.query(source).flatten(2).transpose(1, 2)
         outputs = self.decoder(query, {k: self.tokens.as_tokens(k, maps[k]) for k in self.levels})
         return Reconstruction(targets, self.heads(outputs))
+
+    def fuse(self) -> UniAS:
+        """Make heads and patch embeddings ready for inference: composed once, exact to rounding (issue 4). In place.
+
+        Goes to eval mode. Parameters and state_dict stay as they are, so it is saved as ever; ``train()`` and loading weights
+        undo it. Weights changed in any other way are not seen until the next ``fuse()``.
+        """
+        self.eval()
+        grid = int(self.decoder.query_position.shape[0] ** 0.5)
+        for module in [part for part in self.modules() if isinstance(part, Composable)]:
+            module.fuse(grid)
+        return self

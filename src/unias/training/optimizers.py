@@ -12,7 +12,8 @@ from unias.model.attention import Attention
 from unias.model.unias import UniAS
 from unias.runtime import cpu_has_bfloat16
 
-NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # the quintic of Jordan et al. (2024): singular values to about 1 in five rounds
+# The quintic of Jordan et al. (2024): five rounds bring singular values close to 1.
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 ROUNDS = 5
 
 
