@@ -1,1 +1,2 @@
-"""How good the maps are: pure array functions (``metrics``) and the paper's protocol made of them (``protocol``)."""
+"""How good the maps are: pure array functions (``metrics``), the paper's protocol made of them (``protocol``), and the same
+for any number of photos (``streaming``)."""

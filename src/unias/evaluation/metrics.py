@@ -12,6 +12,7 @@ Legend: N photos, H x W pixels, P positives, Q negatives, K distinct scores of p
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -31,6 +32,24 @@ class Best(NamedTuple):
 
     value: float
     threshold: float
+
+
+class Overlap(NamedTuple):
+    """Pixels of each photo, (N,) each: in both truth and prediction, in the truth, in the prediction."""
+
+    both: NDArray[np.int64]
+    truth: NDArray[np.int64]
+    drawn: NDArray[np.int64]
+
+    def dice(self) -> Floats:
+        """(N,), in [0, 1]; with an empty truth 1 if nothing is predicted, else 0."""
+        share = 2 * self.both / np.maximum(self.truth + self.drawn, 1)
+        return np.asarray(np.where(self.truth == 0, self.drawn == 0, share), dtype=np.float64)
+
+    def iou(self) -> Floats:
+        """Intersection over union, (N,), in [0, 1]; an empty truth as in :meth:`dice`."""
+        share = self.both / np.maximum(self.truth + self.drawn - self.both, 1)
+        return np.asarray(np.where(self.truth == 0, self.drawn == 0, share), dtype=np.float64)
 
 
 class PixelRanking:
@@ -180,14 +199,22 @@ def aupro(masks: Bools, maps: NDArray[Any], max_fpr: float = 0.3, ranking: Pixel
     # Two corners a threshold: the curve is level while negatives alone pass, then rises over the scores both share.
     rate = np.stack([ranked.negatives_above[::-1], ranked.false_positives[::-1]], axis=1).reshape(-1) / total
     height = np.stack([np.append(0.0, overlap[:-1]), overlap], axis=1).reshape(-1)
+    return area_until(rate, height, max_fpr)
+
+
+def area_until(rate: Floats, height: Floats, limit: float) -> float:
+    """Area below the corners (rate, height), both (K,) and rising, from rate 0 to ``limit``, divided by ``limit``.
+
+    Trapezoids between the corners, from (0, 0) on; the curve is level behind its last corner.
+    """
     rate, height = np.append(rate, 1.0), np.append(height, height[-1])
-    inside = int(np.searchsorted(rate, max_fpr, side="right"))
+    inside = int(np.searchsorted(rate, limit, side="right"))
     if inside < len(rate):
         x0, y0 = (rate[inside - 1], height[inside - 1]) if inside else (0.0, 0.0)
-        at_limit = y0 + (height[inside] - y0) * (max_fpr - x0) / (rate[inside] - x0)
-        rate, height = np.append(rate[:inside], max_fpr), np.append(height[:inside], at_limit)
+        at_limit = y0 + (height[inside] - y0) * (limit - x0) / (rate[inside] - x0)
+        rate, height = np.append(rate[:inside], limit), np.append(height[:inside], at_limit)
     x, y = np.append(0.0, rate), np.append(0.0, height)
-    return float(np.sum(np.diff(x) * (y[1:] + y[:-1]) / 2) / max_fpr)
+    return float(np.sum(np.diff(x) * (y[1:] + y[:-1]) / 2) / limit)
 
 
 def dice_per_sample(masks: Bools, predicted: Bools) -> Floats:
@@ -195,15 +222,20 @@ def dice_per_sample(masks: Bools, predicted: Bools) -> Floats:
 
     Both arguments bool, (N, H, W).
     """
-    both, truth, drawn = _overlaps(masks, predicted)
-    return _dice(both, truth, drawn)
+    return overlaps(masks, predicted).dice()
 
 
 def iou_per_sample(masks: Bools, predicted: Bools) -> Floats:
     """Intersection over union of each photo, (N,), in [0, 1]; an empty truth as in :func:`dice_per_sample`."""
-    both, truth, drawn = _overlaps(masks, predicted)
-    share = both / np.maximum(truth + drawn - both, 1)
-    return np.asarray(np.where(truth == 0, drawn == 0, share), dtype=np.float64)
+    return overlaps(masks, predicted).iou()
+
+
+def overlaps(masks: Bools, predicted: Bools) -> Overlap:
+    """What truth and prediction share, photo by photo; both bool, (N, H, W). DataError where their shapes differ."""
+    if masks.shape != predicted.shape:
+        raise DataError(f"masks and predictions: shapes {masks.shape} and {predicted.shape} differ. Resize one.")
+    truth, drawn = masks.reshape(len(masks), -1), predicted.reshape(len(masks), -1)
+    return Overlap((truth & drawn).sum(axis=1), truth.sum(axis=1), drawn.sum(axis=1))
 
 
 def dsc_at(masks: Bools, maps: NDArray[Any], threshold: float) -> float:
@@ -228,24 +260,74 @@ def best_dsc(masks: Bools, maps: NDArray[Any], ranking: PixelRanking | None = No
     if not len(masks):
         return Best(NAN, NAN)
     ranked = ranking if ranking is not None else PixelRanking(masks, maps)
-    truth = masks.reshape(len(masks), -1).sum(axis=1)
+    good: Bools = np.asarray(~masks.reshape(len(masks), -1).any(axis=1))
     peaks = maps.reshape(len(maps), -1).max(axis=1)
-    top = np.unique(np.geomspace(1, max(len(ranked.negatives), 1), candidates).round().astype(np.int64))
+    highest = ranked.negatives[len(ranked.negatives) - top_ranks(len(ranked.negatives), candidates)]
+    grid = dice_grid(_every(ranked.thresholds, candidates), highest, peaks, good, candidates)
+
+    def measure(grid: NDArray[Any]) -> Floats:
+        return mean_dice(((one, one[mask]) for one, mask in zip(maps, masks, strict=True)), grid)
+
+    def between(low: Any, high: Any) -> NDArray[Any]:
+        near = ranked.thresholds[(ranked.thresholds >= low) & (ranked.thresholds <= high)]
+        return _every(near, candidates)
+
+    return best_on_grid(grid, measure, between)
+
+
+def top_ranks(count: int, candidates: int) -> NDArray[np.int64]:
+    """At most ``candidates`` of the numbers 1 .. ``count``, evenly on a logarithmic scale, both ends among them."""
+    if not count:
+        return np.zeros(0, dtype=np.int64)
+    return np.unique(np.geomspace(1, count, candidates).round().astype(np.int64))
+
+
+def dice_grid(
+    anomalous: NDArray[Any], others: NDArray[Any], peaks: NDArray[Any], good: Bools, candidates: int
+) -> NDArray[Any]:
+    """The thresholds that :func:`best_dsc` tries first, ascending, of one floating type.
+
+    Args:
+        anomalous: scores of anomalous pixels.  others: scores of the others.
+        peaks: (N,), each photo's highest score.  good: (N,), True where a photo has no anomalous pixel.
+    """
     parts = [
-        _every(ranked.thresholds, candidates),
-        ranked.negatives[len(ranked.negatives) - top] if len(ranked.negatives) else peaks[:0],
-        np.nextafter(_every(np.unique(peaks[truth == 0]), 4 * candidates), np.inf, dtype=peaks.dtype),
+        anomalous,
+        others,
+        np.nextafter(_every(np.unique(peaks[good]), 4 * candidates), np.inf, dtype=peaks.dtype),
         np.nextafter(peaks.max(keepdims=True), np.inf, dtype=peaks.dtype),
     ]
-    grid = np.unique(np.concatenate(parts))
-    best = _highest(grid, _mean_dice(masks, maps, truth, grid))
+    return np.unique(np.concatenate(parts))
+
+
+def best_on_grid(
+    grid: NDArray[Any], measure: Callable[[NDArray[Any]], Floats], between: Callable[[Any, Any], NDArray[Any]]
+) -> Best:
+    """The highest of ``measure(grid)``, or of ``measure`` at the scores between the best threshold's neighbours.
+
+    Args:
+        grid: thresholds, ascending.  measure: mean Dice at each of the thresholds given.
+        between: (low, high) -> scores of anomalous pixels from low to high, ascending, few enough to try them all.
+    """
+    best = _highest(grid, measure(grid))
     place = int(np.searchsorted(grid, best.threshold))
-    low, high = grid[max(place - 1, 0)], grid[min(place + 1, len(grid) - 1)]
-    near = ranked.thresholds[(ranked.thresholds >= low) & (ranked.thresholds <= high)]
-    if len(near):
-        finer = np.unique(_every(near, candidates))
-        best = max(best, _highest(finer, _mean_dice(masks, maps, truth, finer)))
-    return best
+    near = between(grid[max(place - 1, 0)], grid[min(place + 1, len(grid) - 1)])
+    return max(best, _highest(near, measure(near))) if len(near) else best
+
+
+def mean_dice(photos: Iterable[tuple[NDArray[Any], NDArray[Any]]], grid: NDArray[Any]) -> Floats:
+    """Mean over photos of Dice at every threshold of ``grid``, (G,), ascending.
+
+    Args:
+        photos: of each photo the scores of all its pixels and those of the anomalous ones, of any shape.
+    """
+    total, number = np.zeros(len(grid)), 0
+    for scores, anomalous in photos:
+        drawn = _counts(scores, grid)
+        both = _counts(anomalous, grid) if anomalous.size else drawn
+        total += Overlap(both, np.full(len(grid), anomalous.size), drawn).dice()
+        number += 1
+    return total / number
 
 
 def anomaly_ratio(masks: Bools, is_defect: Bools | None = None) -> float:
@@ -292,40 +374,20 @@ def _pair(labels: ArrayLike, scores: ArrayLike) -> tuple[Bools, NDArray[Any]]:
     return truth.astype(np.bool_, copy=False).reshape(-1), values.reshape(-1)
 
 
-def _overlaps(masks: Bools, predicted: Bools) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Pixels in both, in the truth, in the prediction; (N,) each."""
-    if masks.shape != predicted.shape:
-        raise DataError(f"masks and predictions: shapes {masks.shape} and {predicted.shape} differ. Resize one.")
-    truth, drawn = masks.reshape(len(masks), -1), predicted.reshape(len(masks), -1)
-    return (truth & drawn).sum(axis=1), truth.sum(axis=1), drawn.sum(axis=1)
-
-
-def _dice(both: NDArray[Any], truth: NDArray[Any], drawn: NDArray[Any]) -> Floats:
-    share = 2 * both / np.maximum(truth + drawn, 1)
-    return np.asarray(np.where(truth == 0, drawn == 0, share), dtype=np.float64)
+def spaced(length: int, count: int) -> NDArray[np.int64]:
+    """At most ``count`` of the places 0 .. ``length`` - 1, evenly spaced, both ends among them."""
+    if length <= count:
+        return np.arange(length)
+    return np.linspace(0, length - 1, count).round().astype(np.int64)
 
 
 def _every(values: NDArray[Any], count: int) -> NDArray[Any]:
-    """At most ``count`` of ``values``, evenly spaced by rank, both ends among them."""
-    if len(values) <= count:
-        return values
-    return values[np.linspace(0, len(values) - 1, count).round().astype(np.int64)]
-
-
-def _mean_dice(masks: Bools, maps: NDArray[Any], truth: NDArray[Any], grid: NDArray[Any]) -> Floats:
-    """Mean over photos of Dice at every threshold of ``grid`` (G, ascending): (G,)."""
-    total = np.zeros(len(grid))
-    for mask, scores, area in zip(masks, maps, truth, strict=True):
-        drawn = _counts(scores[scores >= grid[0]], grid)
-        both = _counts(scores[mask], grid) if area else drawn
-        total += _dice(both, np.full(len(grid), area), drawn)
-    return total / len(masks)
+    return values[spaced(len(values), count)]
 
 
 def _counts(scores: NDArray[Any], grid: NDArray[Any]) -> NDArray[np.int64]:
     """How many ``scores`` are not lower than each threshold of ``grid``: (G,)."""
-    bins = np.bincount(np.searchsorted(grid, scores, side="right"), minlength=len(grid) + 1)
-    return np.cumsum(bins[::-1])[::-1][1:]
+    return scores.size - np.searchsorted(np.sort(scores, axis=None), grid, side="left")
 
 
 def _highest(grid: NDArray[Any], values: Floats) -> Best:

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from unias.errors import DataError
 from unias.evaluation.metrics import (
     NAN,
+    Best,
+    Overlap,
     PixelRanking,
     above,
     anomaly_ratio,
@@ -25,7 +27,7 @@ from unias.evaluation.metrics import (
     best_dsc,
     dice_per_sample,
     empty_mask_dsc,
-    iou_per_sample,
+    overlaps,
 )
 
 PIXEL_KEYS = (
@@ -67,8 +69,9 @@ def evaluate_class(
     image_scores: NDArray[np.float64],
     cut: float | None,
     valid: NDArray[np.bool_] | None = None,
+    ranking: PixelRanking | None = None,
 ) -> dict[str, float]:
-    """Every figure of one class.
+    """Every figure of one class, whose maps are in memory together (``streaming`` does without).
 
     Args:
         maps: (N, H, W), higher is more anomalous.
@@ -78,6 +81,7 @@ def evaluate_class(
         cut: the product's label-free cut, on the scale of scores and maps; None without one.
         valid: (N, H, W), False where a photo smaller than the others was padded; there the map must be -inf and the mask
             empty. Such places count in no figure.
+        ranking: ``PixelRanking(masks, maps)`` (of the valid places) where the caller has it already.
 
     Returns:
         One value for each of ``KEYS``:
@@ -100,13 +104,12 @@ def evaluate_class(
             "Give one map, mask, label and score a photo."
         )
     values = dict.fromkeys(KEYS, NAN)
-    failed = np.zeros(photos, dtype=bool) if cut is None else image_scores > cut
-    values.update(_image_figures(is_defect, image_scores, None if cut is None else failed))
+    values.update(image_figures(is_defect, image_scores, cut))
     if masks is not None and photos:
-        values.update(_pixel_figures(maps, masks, is_defect, valid))
+        values.update(_pixel_figures(maps, masks, is_defect, valid, ranking))
         if cut is not None:
-            dice = dice_per_sample(masks, above(maps, cut) & failed[:, None, None])
-            values["dsc_cut"], values["dsc_defective_cut"] = float(dice.mean()), _mean(dice[is_defect])
+            dice = dice_per_sample(masks, above(maps, cut) & (image_scores > cut)[:, None, None])
+            values["dsc_cut"], values["dsc_defective_cut"] = float(dice.mean()), mean_of(dice[is_defect])
     return values
 
 
@@ -145,7 +148,9 @@ def metrics_document(
             "F1-max choose their threshold on the labels of these very test photos, one a class; dsc_cut, "
             "false_alarm_rate and miss_rate use the model's own cut and no label. A photo without an anomalous pixel "
             "counts Dice 1 if nothing is predicted, else 0; dsc_empty is what predicting nothing scores. ar is the "
-            "share of anomalous pixels in the defective photos by the masks. "
+            "share of anomalous pixels in the defective photos by the masks. pap, pixel_auroc and aupro come from all "
+            "pixels in order or, in classes of very many pixels, from a histogram with an error below 1e-4: "
+            "info.ranking says which for each class; thresholds, F1-max, Dice and IoU are exact either way. "
             f"Maps and masks at {size} pixels. Means are over classes."
         ),
         "size": size,
@@ -161,12 +166,12 @@ def metrics_document(
     return document
 
 
-def _image_figures(
-    is_defect: NDArray[np.bool_], scores: NDArray[np.float64], failed: NDArray[np.bool_] | None
-) -> dict[str, float]:
+def image_figures(is_defect: NDArray[np.bool_], scores: NDArray[np.float64], cut: float | None) -> dict[str, float]:
+    """The figures of ``IMAGE_KEYS``; arguments as in :func:`evaluate_class`."""
     ranking = PixelRanking(is_defect, scores)
     both = 0 < int(is_defect.sum()) < len(is_defect)  # with one kind alone AP and F1 are 1 by construction
     best = ranking.f1_max()
+    failed = None if cut is None else scores > cut
     return {
         "n_good": int((~is_defect).sum()),
         "n_defective": int(is_defect.sum()),
@@ -174,9 +179,38 @@ def _image_figures(
         "image_ap": ranking.average_precision() if both else NAN,
         "image_f1max": best.value if both else NAN,
         "image_f1max_threshold": best.threshold if both else NAN,
-        "false_alarm_rate": NAN if failed is None else _mean(failed[~is_defect]),
-        "miss_rate": NAN if failed is None else _mean(~failed[is_defect]),
+        "false_alarm_rate": NAN if failed is None else mean_of(failed[~is_defect]),
+        "miss_rate": NAN if failed is None else mean_of(~failed[is_defect]),
     }
+
+
+def dice_figures(
+    oracle: Best, f1: Best, best: Best, at_oracle: Overlap, at_best: Overlap, is_defect: NDArray[np.bool_]
+) -> dict[str, float]:
+    """What the thresholds chosen on the labels give.
+
+    Args:
+        oracle, f1, best: the thresholds by precision + recall, by F1 of all pixels and by mean Dice.
+        at_oracle, at_best: what the first and the last draw in each photo, (N,).
+        is_defect: (N,).
+    """
+    dice, dice_best = at_oracle.dice(), at_best.dice()
+    return {
+        "pixel_f1max": f1.value,
+        "pixel_f1max_threshold": f1.threshold,
+        "dsc": float(dice.mean()),
+        "dsc_threshold": oracle.threshold,
+        "dsc_best": float(dice_best.mean()),
+        "dsc_best_threshold": best.threshold,
+        "dsc_defective_oracle": mean_of(dice[is_defect]),
+        "dsc_defective_best": mean_of(dice_best[is_defect]),
+        "iou": float(at_oracle.iou().mean()),
+    }
+
+
+def mean_of(values: NDArray[Any]) -> float:
+    """The mean; NaN of nothing."""
+    return float(np.mean(values)) if len(values) else NAN
 
 
 def _pixel_figures(
@@ -184,33 +218,23 @@ def _pixel_figures(
     masks: NDArray[np.bool_],
     is_defect: NDArray[np.bool_],
     valid: NDArray[np.bool_] | None,
+    given: PixelRanking | None,
 ) -> dict[str, float]:
     values = {"ar": anomaly_ratio(masks, is_defect), "dsc_empty": empty_mask_dsc(masks)}
     if valid is not None and is_defect.any():
         values["ar"] = float(masks[is_defect].sum() / valid[is_defect].sum())
-    ranking = PixelRanking(masks, maps) if valid is None else PixelRanking(masks[valid], maps[valid])
+    ranking = given
+    if ranking is None:
+        ranking = PixelRanking(masks, maps) if valid is None else PixelRanking(masks[valid], maps[valid])
     if not len(ranking.positives):
         return values
-    oracle, f1, best = ranking.oracle(), ranking.f1_max(), best_dsc(masks, maps, ranking)
-    drawn = at_least(maps, oracle.threshold)
-    dice = dice_per_sample(masks, drawn)
-    dice_best = dice_per_sample(masks, at_least(maps, best.threshold))
+    oracle, best = ranking.oracle(), best_dsc(masks, maps, ranking)
+    at_oracle = overlaps(masks, at_least(maps, oracle.threshold))
+    at_best = overlaps(masks, at_least(maps, best.threshold))
     return {
         **values,
         "pap": ranking.average_precision(),
         "pixel_auroc": ranking.auroc(),
-        "pixel_f1max": f1.value,
-        "pixel_f1max_threshold": f1.threshold,
         "aupro": aupro(masks, maps, ranking=ranking),
-        "dsc": float(dice.mean()),
-        "dsc_threshold": oracle.threshold,
-        "dsc_best": float(dice_best.mean()),
-        "dsc_best_threshold": best.threshold,
-        "dsc_defective_oracle": _mean(dice[is_defect]),
-        "dsc_defective_best": _mean(dice_best[is_defect]),
-        "iou": float(iou_per_sample(masks, drawn).mean()),
+        **dice_figures(oracle, ranking.f1_max(), best, at_oracle, at_best, is_defect),
     }
-
-
-def _mean(values: NDArray[Any]) -> float:
-    return float(np.mean(values)) if len(values) else NAN

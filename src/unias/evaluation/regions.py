@@ -6,21 +6,48 @@ that touch.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
 
 
-def region_of_pixels(masks: NDArray[np.bool_]) -> tuple[Ints, int]:
-    """Number the 8-connected regions of each mask.
+class Runs(NamedTuple):
+    """The True pixels of one or more masks as runs, in the order of ``array[masks]``.
+
+    Attributes:
+        starts: (R,), the place of each run's first pixel in the flattened masks, ascending.
+        lengths: (R,), pixels in the run, >= 1.
+        regions: (R,), the 8-connected region that the run belongs to, 0 .. number - 1.
+        number: how many regions there are.
+    """
+
+    starts: Ints
+    lengths: Ints
+    regions: Ints
+    number: int
+
+    def places(self) -> Ints:
+        """The place of every True pixel in the flattened masks, ascending: (P,)."""
+        before = np.cumsum(self.lengths) - self.lengths
+        places: Ints = np.arange(self.lengths.sum()) + np.repeat(self.starts - before, self.lengths)
+        return places
+
+    def sizes(self) -> Ints:
+        """Pixels in the region of each run: (R,), >= 1."""
+        sizes: Ints = np.bincount(self.regions, weights=self.lengths, minlength=self.number).astype(np.int64)
+        of_run: Ints = sizes[self.regions]
+        return of_run
+
+
+def region_runs(masks: NDArray[np.bool_]) -> Runs:
+    """The 8-connected regions of each mask, run by run: all that is to be known of them in O(R) memory.
 
     Args:
-        masks: bool, (N, H, W) or (H, W). Regions never cross from one mask into the next.
-
-    Returns:
-        (regions, count): for every True pixel, in the order of ``array[masks]``, its region 0 .. count - 1. Regions are
-        numbered by their first pixel in that order (scipy.ndimage.label's and skimage.measure.label's order).
+        masks: bool, (N, H, W) or (H, W). Regions never cross from one mask into the next; they are numbered by their
+            first pixel in the order of ``array[masks]`` (scipy.ndimage.label's and skimage.measure.label's order).
     """
     stack = masks[None] if masks.ndim == 2 else masks
     _, height, width = stack.shape
@@ -41,7 +68,21 @@ def region_of_pixels(masks: NDArray[np.bool_]) -> tuple[Ints, int]:
             parents = roots
         parents = roots
     roots, run_region = np.unique(parents, return_inverse=True)
-    return np.repeat(run_region.reshape(-1), ends - starts + 1), len(roots)
+    rows, columns = np.divmod(starts, width + 2)
+    return Runs(rows * width + columns - 1, ends - starts + 1, run_region.reshape(-1), len(roots))
+
+
+def region_of_pixels(masks: NDArray[np.bool_]) -> tuple[Ints, int]:
+    """Number the 8-connected regions of each mask.
+
+    Args:
+        masks: bool, (N, H, W) or (H, W), as in :func:`region_runs`.
+
+    Returns:
+        (regions, count): for every True pixel, in the order of ``array[masks]``, its region 0 .. count - 1.
+    """
+    runs = region_runs(masks)
+    return np.repeat(runs.regions, runs.lengths), runs.number
 
 
 def label_regions(masks: NDArray[np.bool_]) -> NDArray[np.int32]:

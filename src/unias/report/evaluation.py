@@ -1,11 +1,12 @@
 """The protocol run on a model and a folder: metrics.json, table.md, table.csv, index.html (``unias evaluate``).
 
-Photos are judged as in use: the product is found by the model, never told. Maps of one class at a time are in memory.
+Photos are judged as in use: the product is found by the model, never told. Memory is flat: the maps of one class at a time
+are kept, beyond 64 MiB in a temporary file in the output folder, and pictures are made for one product at a time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,13 @@ from unias.config import to_dict
 from unias.data.layouts import Dataset, Sample, require_test, scan
 from unias.data.masks import load_mask, resize_mask
 from unias.errors import DataError, UsageError
-from unias.evaluation.metrics import PixelRanking, above, dice_per_sample
-from unias.evaluation.protocol import evaluate_class, mean_metrics, metrics_document
+from unias.evaluation.protocol import mean_metrics, metrics_document
+from unias.evaluation.spool import MEMORY
+from unias.evaluation.streaming import ClassFigures, ClassStream
 from unias.files import claimed_folder, write_json, write_text
 from unias.inference.predictor import Model
 from unias.progress import Progress
-from unias.report.page import Case, ProductReport, Report, select_cases, write_report
+from unias.report.page import Case, Pick, ProductReport, Report, select_cases, write_report
 from unias.report.tables import to_csv, to_markdown
 from unias.runtime import stamp
 
@@ -32,30 +34,33 @@ CURVE_POINTS = 1000
 
 
 @dataclass(frozen=True)
-class ClassData:
-    """Everything predicted for one class, N photos of H x W."""
+class Cases:
+    """The photos to show of one product, predicted when they are gone through, so that no picture waits in memory."""
 
-    samples: list[Sample]
-    maps: NDArray[np.float32]
-    masks: NDArray[np.bool_] | None
-    scores: NDArray[np.float64]
-    recognised: NDArray[np.bool_]
-    valid: NDArray[np.bool_] | None = None  # where photos of several original sizes were padded: False
+    model: Model
+    samples: Sequence[Sample]
+    picks: Sequence[Pick]
+    masked: bool
+    dice: Sequence[float] | None
 
-    @property
-    def is_defect(self) -> NDArray[np.bool_]:
-        return np.array([not sample.is_good for sample in self.samples])
-
-    def rows(self, chosen: NDArray[np.bool_]) -> ClassData:
-        """The photos where ``chosen``."""
-        return ClassData(
-            [s for s, take in zip(self.samples, chosen, strict=True) if take],
-            self.maps[chosen],
-            None if self.masks is None else self.masks[chosen],
-            self.scores[chosen],
-            self.recognised[chosen],
-            None if self.valid is None else self.valid[chosen],
-        )
+    def __iter__(self) -> Iterator[Case]:
+        results = self.model.predict([sample.path for sample in self.samples], levels=True, image=True)
+        for place, (pick, sample, result) in enumerate(zip(self.picks, self.samples, results, strict=True)):
+            mask = _mask(sample, result.size, result.anomaly_map.shape) if self.masked else None
+            yield Case(
+                key=sample.key,
+                defect=sample.defect,
+                image=result.image,
+                anomaly_map=result.anomaly_map,
+                mask=mask,
+                pred_mask=result.pred_mask,
+                raw_score=result.raw_score,
+                pred_score=result.pred_score,
+                cut=result.cut,
+                level_maps=result.level_maps,
+                note=pick.note,
+                dice=None if self.dice is None else self.dice[place],
+            )
 
 
 def run_evaluation(
@@ -104,27 +109,25 @@ def _evaluate_into(
     figures: dict[str, dict[str, dict[str, float]]] = {name: {} for name in parts}
     products: list[ProductReport] = []
     recognised: dict[str, float] = {}
+    ranking: dict[str, str] = {}
     for name in dataset.products:
-        if not dataset.test(name):
+        samples = dataset.test(name)
+        if not samples:
             continue
         if name not in cuts:
             progress.say(f"warning: the model was not trained on {name}: it has no cut of its own.")
-        content = predict_class(model, dataset, name, size, progress)
         cut = cuts.get(name)
-        classes[name] = evaluate_class(
-            content.maps, content.masks, content.is_defect, content.scores, cut, content.valid
-        )
-        recognised[name] = float(content.recognised.mean())
-        for part, keys in parts.items():
-            chosen = np.array([sample.key in keys for sample in content.samples])
-            if chosen.any():
-                half = content.rows(chosen)
-                figures[part][name] = evaluate_class(
-                    half.maps, half.masks, half.is_defect, half.scores, cut, half.valid
-                )
-        if page:
-            products.append(_product_report(model, name, content, classes[name], cut))
-    info = _info(model, dataset, recognised)
+        with ClassStream(cut, home, _enlarged) as stream:
+            recognised[name] = predict_class(model, dataset, name, size, stream, progress)
+            found = stream.figures(curve=CURVE_POINTS if page else 0)
+            classes[name], ranking[name] = found.values, found.ranking
+            for part, keys in parts.items():
+                chosen = np.array([sample.key in keys for sample in samples])
+                if chosen.any():
+                    figures[part][name] = stream.figures(chosen).values
+            if page:
+                products.append(_product_report(model, name, samples, stream, found, dataset.has_masks(name)))
+    info = _info(model, dataset, recognised, ranking)
     shown = f"{model.config.size} x {model.config.size}" if size == "model" else "original"
     document = metrics_document(classes, shown, info, figures or None)
     marks = _stamp_lines(info)
@@ -142,40 +145,46 @@ def _evaluate_into(
     return document
 
 
-def predict_class(model: Model, dataset: Dataset, name: str, size: str, progress: Progress) -> ClassData:
-    """Maps, masks and scores of every test photo of a class; several original sizes are padded (``ClassData.valid``)."""
+def predict_class(
+    model: Model, dataset: Dataset, name: str, size: str, stream: ClassStream, progress: Progress
+) -> float:
+    """Put map, mask and score of every test photo of a class into ``stream``; gives back how many were recognised, as a share.
+
+    Photos of several original sizes keep each its own. Maps are kept at the model's size and enlarged when they are read.
+    """
     samples = dataset.test(name)
     side = model.config.size
-    has_masks = dataset.has_masks(name)
-    maps: list[NDArray[np.float32]] = []
-    masks: list[NDArray[np.bool_]] = []
-    scores = np.zeros(len(samples))
-    recognised = np.zeros(len(samples), dtype=bool)
+    masked = dataset.has_masks(name)
+    recognised = 0
+    need = 4 * side * side * len(samples)
+    if need > MEMORY:
+        progress.say(f"{name}: {need / 1e9:.1f} GB of maps lie in a temporary file in the output folder for the while.")
     with progress.stage(f"evaluating {name}", len(samples)) as advance:
         results = model.predict([sample.path for sample in samples])
-        for place, (sample, result) in enumerate(zip(samples, results, strict=True)):
-            target = (side, side) if size == "model" else result.size
-            maps.append(result.anomaly_map if size == "model" else _enlarged(result.anomaly_map, target))
-            if has_masks:
-                mask = load_mask(sample.mask, result.size) if sample.mask is not None else None
-                if mask is not None and not mask.any() and not sample.is_good:
+        for sample, result in zip(samples, results, strict=True):
+            mask = None
+            if masked:
+                mask = _mask(sample, result.size, (side, side) if size == "model" else result.size)
+                lost = sample.mask is not None and not sample.is_good and not mask.any()
+                if lost and not _mask(sample, result.size, result.size).any():  # empty, not only too small
                     progress.say(f"warning: {sample.mask}: the mask of a defect photo is empty.")
-                masks.append(np.zeros(target, dtype=bool) if mask is None else resize_mask(mask, target))
-            scores[place] = result.raw_score
-            recognised[place] = result.product == name
+            stream.add(
+                result.anomaly_map[None],
+                None if mask is None else mask[None],
+                np.array([not sample.is_good]),
+                np.array([result.raw_score]),
+            )
+            recognised += result.product == name
             advance()
-    valid = None
-    if len({one.shape for one in maps}) > 1:  # several original sizes: padded to one, the padding counts nowhere
-        shape = tuple(np.max([one.shape for one in maps], axis=0))
-        valid = np.stack([_padded(np.ones(one.shape, dtype=bool), shape, False) for one in maps])
-        masks = [_padded(one, shape, False) for one in masks]
-        maps = [_padded(one, shape, -np.inf) for one in maps]
-    return ClassData(samples, np.stack(maps), np.stack(masks) if has_masks else None, scores, recognised, valid)
+    return recognised / len(samples)
 
 
-def _padded(array: NDArray[Any], shape: tuple[int, ...], value: float) -> NDArray[Any]:
-    ends = [(0, whole - part) for whole, part in zip(shape, array.shape, strict=True)]
-    return np.pad(array, ends, constant_values=value)
+def _mask(sample: Sample, photo: tuple[int, int], size: tuple[int, ...]) -> NDArray[np.bool_]:
+    """The truth of a photo of h x w at ``size``: empty where there is no mask."""
+    shape = (size[0], size[1])
+    if sample.mask is None:
+        return np.zeros(shape, dtype=bool)
+    return resize_mask(load_mask(sample.mask, photo), shape)
 
 
 def _enlarged(anomaly_map: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
@@ -198,64 +207,30 @@ def _parts(dataset: Dataset, subsets: Mapping[str, Sequence[str]]) -> dict[str, 
 
 
 def _product_report(
-    model: Model, name: str, content: ClassData, metrics: dict[str, float], cut: float | None
+    model: Model, name: str, samples: list[Sample], stream: ClassStream, found: ClassFigures, masked: bool
 ) -> ProductReport:
-    limit = cut if cut is not None else float("nan")
-    dice = None if content.masks is None else dice_per_sample(content.masks, above(content.maps, limit))
-    picks = select_cases(content.is_defect, content.scores, limit, dice)
-    chosen = [content.samples[pick.index] for pick in picks]
-    results = model.predict([sample.path for sample in chosen], levels=True, image=True)
-    cases = []
-    for pick, sample, result in zip(picks, chosen, results, strict=True):
-        mask = None
-        if content.masks is not None:
-            own = load_mask(sample.mask, result.size) if sample.mask is not None else None
-            shape = result.anomaly_map.shape
-            mask = np.zeros(shape, dtype=bool) if own is None else resize_mask(own, (shape[0], shape[1]))
-        cases.append(
-            Case(
-                key=sample.key,
-                defect=sample.defect,
-                image=result.image,
-                anomaly_map=result.anomaly_map,
-                mask=mask,
-                pred_mask=result.pred_mask,
-                raw_score=result.raw_score,
-                pred_score=result.pred_score,
-                cut=result.cut,
-                level_maps=result.level_maps,
-                note=pick.note,
-                dice=None if dice is None else float(dice[pick.index]),
-            )
-        )
-    high = 2 * cut if cut is not None else float(np.quantile(content.maps, 0.999))
+    limit = stream.cut if stream.cut is not None else float("nan")
+    is_defect, scores, dice = stream.is_defect, stream.image_scores, stream.dice_at_cut
+    picks = select_cases(is_defect, scores, limit, dice)
+    chosen = [samples[pick.index] for pick in picks]
+    shown = None if dice is None else [float(dice[pick.index]) for pick in picks]
     return ProductReport(
         name,
-        metrics,
-        cases,
-        content.scores[~content.is_defect],
-        content.scores[content.is_defect],
+        found.values,
+        Cases(model, chosen, picks, masked, shown),
+        scores[~is_defect],
+        scores[is_defect],
         limit,
-        _curve(content),
-        (0.0, high),
+        found.curve,
+        (0.0, 2 * stream.cut if stream.cut is not None else stream.quantile(0.999)),
     )
 
 
-def _curve(content: ClassData) -> tuple[NDArray[Any], ...] | None:
-    """Precision, recall and thresholds over all pixels, thinned."""
-    if content.masks is None or not content.masks.any():
-        return None
-    masks, maps = content.masks, content.maps
-    ranking = (
-        PixelRanking(masks, maps) if content.valid is None else PixelRanking(masks[content.valid], maps[content.valid])
-    )
-    return ranking.curve(CURVE_POINTS)
-
-
-def _info(model: Model, dataset: Dataset, recognised: dict[str, float]) -> dict[str, Any]:
+def _info(model: Model, dataset: Dataset, recognised: dict[str, float], ranking: dict[str, str]) -> dict[str, Any]:
     return {
         "data": dataset.root.name,
         "product_recognised": recognised,
+        "ranking": ranking,
         "model": {key: value for key, value in model.record.items() if key != "versions"},
         "config": to_dict(model.config),
         "evaluated_by": stamp(model.detector.device),

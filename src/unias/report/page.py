@@ -9,7 +9,7 @@ import contextlib
 import html
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,7 @@ class ProductReport:
 
     Attributes:
         metrics: figures of ``protocol.evaluate_class``.
-        cases: photos to show, in order.
+        cases: photos to show, in order; gone through once, when the page is written.
         good_scores, defect_scores: raw scores of the test photos, any shape (n,).
         cut: the product's label-free cut; NaN without one.
         pr: (precision, recall) or (precision, recall, thresholds), at most about 1000 points; None without masks.
@@ -68,7 +68,7 @@ class ProductReport:
 
     name: str
     metrics: Mapping[str, float]
-    cases: Sequence[Case]
+    cases: Iterable[Case]
     good_scores: NDArray[Any]
     defect_scores: NDArray[Any]
     cut: float
