@@ -36,7 +36,7 @@ from unias.model.convert import our_name
 from unias.presets import PRESETS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-COMMANDS = ("train", "predict", "evaluate", "data", "convert", "demo")
+COMMANDS = ("train", "predict", "evaluate", "data", "export", "convert", "demo")
 Values = dict[str, Any]
 
 
@@ -74,7 +74,7 @@ def test_help_explains_every_option(command: str, cli: Any, monkeypatch: pytest.
 def test_every_command_is_listed(cli: Any) -> None:
     answer = cli("--help")
     assert answer.code == 0
-    assert set(typer.main.get_command(app).commands) == set(COMMANDS)  # type: ignore[attr-defined]
+    assert set(typer.main.get_command(app).commands) == {*COMMANDS, "bench"}  # type: ignore[attr-defined]
     assert all(command in answer.out for command in COMMANDS)
 
 

@@ -42,6 +42,10 @@ class TrainingError(UniasError):
     """Training that cannot go on, such as a loss that is not finite (exit code 1)."""
 
 
+class ExportError(UniasError):
+    """An export that is not the trained model, by more than is allowed: it is not kept (exit code 1)."""
+
+
 class Interrupted(UniasError):
     """Ctrl-C: what was finished is kept, and the message says how to go on (exit code 130)."""
 

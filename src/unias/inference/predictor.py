@@ -1,4 +1,4 @@
-"""A trained model in use: photos in, Results out."""
+"""A model in use, trained or exported: photos in, Results out."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from unias.config import Config
-from unias.data.decode import load_input, to_display
+from unias.data.decode import Photo, load_input, to_display
 from unias.errors import DataError, UsageError
+from unias.inference.engines import ExportedDetector, ExportInfo
 from unias.inference.result import Result, pred_score
 from unias.inference.sources import OnePhoto, each_photo, is_one_photo
 from unias.inference.store import ProductInfo, StoredModel, load_model, save_model
@@ -32,12 +33,26 @@ class Model:
 
     @classmethod
     def load(cls, folder: Path | str, device: str = "auto") -> Model:
-        """Raises DataError naming what is wrong with the folder, UsageError for a device that is not here."""
-        return cls(load_model(folder, pick_device(device)))
+        """A trained model's folder, or an export's, which runs on the processor.
+
+        Raises DataError naming what is wrong with the folder, UsageError for a device that is not here, MissingError where
+        the runtime of an export is not installed.
+        """
+        model = cls(load_model(folder, pick_device(device)))
+        if model.exported is not None and device not in ("auto", "cpu"):
+            raise UsageError(
+                f"--device: {device!r} is not for {folder}: exports run on the processor. Use --device cpu."
+            )
+        return model
 
     def save(self, folder: Path | str) -> None:
         """Write the model folder, whole or not at all."""
         save_model(Path(folder), self._stored)
+
+    @property
+    def exported(self) -> ExportInfo | None:
+        """How the graph was made and checked, where this is an exported model."""
+        return self.detector.info if isinstance(self.detector, ExportedDetector) else None
 
     @property
     def config(self) -> Config:
@@ -100,6 +115,14 @@ class Model:
         if waiting:
             yield from self._batch(waiting, product, levels, image, on_error)
 
+    def _check_depth(self, photo: OnePhoto, decoded: Photo) -> None:
+        if decoded.bits > 8 and self.exported is not None and self.exported.pixels == "uint8":
+            name = photo if isinstance(photo, (str, Path)) else "the photo"
+            raise DataError(
+                f"{name}: has {decoded.bits} bits a channel, and this export takes 8. Export the model again with "
+                "--pixels float32, or use the trained model."
+            )
+
     def _batch(
         self,
         photos: list[OnePhoto],
@@ -113,6 +136,7 @@ class Model:
         for photo in photos:
             try:
                 pixels, decoded = load_input(photo, self.config.size, self.config.bits)
+                self._check_depth(photo, decoded)
             except DataError as error:
                 if on_error is None:
                     raise

@@ -7,11 +7,14 @@ products.safetensors   what good parts of each product look like to the model
 card.md                data, counts, seed, versions, figures, for people
 manifest.json          format version and the sha256 of each file
 train_state/           only while training is unfinished
+
+An export has the same files but the tensors: graph.* holds weights and statistics, export.json says how it was made.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,8 +26,9 @@ from torch import Tensor
 from unias.backbones.timm_backbone import FrozenBackbone, create_network, freeze
 from unias.calibration.cuts import Cut
 from unias.config import Config, dump_config, load_config
-from unias.errors import DataError, UniasError
+from unias.errors import DataError, UniasError, UsageError
 from unias.files import sha256, write_json, write_text, writing_folder
+from unias.inference.engines import GRAPH_FILES, INFO_FILE, ExportedDetector, open_session, read_info
 from unias.maps.detector import Detector
 from unias.maps.statistics import ProductStatistics
 from unias.model.build import build_unias
@@ -32,6 +36,7 @@ from unias.model.build import build_unias
 FORMAT_VERSION = 1
 STATE_FOLDER = "train_state"
 FILES = ("model.safetensors", "config.yaml", "products.json", "products.safetensors", "card.md")
+EXPORT_FILES = (INFO_FILE, "config.yaml", "products.json", "card.md")
 
 
 @dataclass(frozen=True)
@@ -47,9 +52,9 @@ class ProductInfo:
 
 @dataclass(frozen=True)
 class StoredModel:
-    """All that a model folder holds, in memory."""
+    """All that a model folder holds, in memory; the graph of an export in its place."""
 
-    detector: Detector
+    detector: Detector | ExportedDetector
     config: Config
     products: tuple[ProductInfo, ...]
     record: dict[str, Any] = field(default_factory=dict)  # data, seed, steps, minutes, machine, versions, figures
@@ -65,8 +70,10 @@ def build_detector(config: Config, products: tuple[str, ...], backbone: FrozenBa
 def save_model(folder: Path, model: StoredModel) -> None:
     """Write the folder under a temporary name, then rename; an unfinished training state there is dropped.
 
-    Raises DataError where the operating system refuses; nothing half-written stays.
+    Raises DataError where the operating system refuses; nothing half-written stays. UsageError for an export.
     """
+    if not isinstance(model.detector, Detector):
+        raise UsageError(f"{folder}: an exported model is not written again. Copy the folder it was loaded from.")
     tensors = {
         name: value.detach().cpu().contiguous().clone()
         for name, value in model.detector.state_dict().items()
@@ -82,16 +89,22 @@ def save_model(folder: Path, model: StoredModel) -> None:
     with writing_folder(folder, replace=True) as temporary:
         (temporary / "model.safetensors").write_bytes(save(tensors))
         (temporary / "products.safetensors").write_bytes(save(statistics))
-        write_text(temporary / "config.yaml", dump_config(model.config))
-        write_json(
-            temporary / "products.json",
-            {"products": [asdict(product) for product in model.products], "record": model.record},
-        )
+        write_settings(temporary, model)
         write_text(temporary / "card.md", card(model, names))
-        write_json(
-            temporary / "manifest.json",
-            {"format": FORMAT_VERSION, "files": {name: sha256(temporary / name) for name in FILES}},
-        )
+        write_manifest(temporary, FILES)
+
+
+def write_settings(home: Path, model: StoredModel) -> None:
+    """config.yaml and products.json."""
+    write_text(home / "config.yaml", dump_config(model.config))
+    content = {"products": [asdict(product) for product in model.products], "record": model.record}
+    write_json(home / "products.json", content)
+
+
+def write_manifest(home: Path, files: Sequence[str]) -> None:
+    """Format version and the hash of each file."""
+    hashes = {name: sha256(home / name) for name in files}
+    write_json(home / "manifest.json", {"format": FORMAT_VERSION, "files": hashes})
 
 
 def load_model(folder: Path | str, device: torch.device) -> StoredModel:
@@ -100,11 +113,13 @@ def load_model(folder: Path | str, device: torch.device) -> StoredModel:
     Raises DataError for a folder that is no model, is unfinished, of another format version, has a file missing or changed.
     """
     home = Path(folder)
-    check_manifest(home)
+    files = check_manifest(home)
     try:
         config = load_config(home / "config.yaml")
         content = json.loads((home / "products.json").read_text(encoding="utf-8"))
         products = tuple(_product(entry) for entry in content["products"])
+        if INFO_FILE in files:
+            return StoredModel(_open_export(home, files), config, products, content.get("record", {}))
         backbone = freeze(*create_network(config.backbone.name), config.backbone)
         detector = build_detector(config, tuple(product.name for product in products), backbone)
         _fill(detector, load_file(home / "model.safetensors"), load_file(home / "products.safetensors"), home)
@@ -116,8 +131,8 @@ def load_model(folder: Path | str, device: torch.device) -> StoredModel:
     return StoredModel(detector, config, products, content.get("record", {}))
 
 
-def check_manifest(home: Path) -> None:
-    """Format version and hashes. Raises DataError naming the file at fault."""
+def check_manifest(home: Path) -> dict[str, str]:
+    """Format version and hashes. Returns {file: sha256}. Raises DataError naming the file at fault."""
     if not home.is_dir():
         raise DataError(f"{home}: there is no such model folder. Make one with `unias train DATA -o {home}`.")
     manifest = home / "manifest.json"
@@ -135,7 +150,7 @@ def check_manifest(home: Path) -> None:
             f"{manifest}: format version {version}, this unias reads {FORMAT_VERSION}. Use the unias release that wrote the "
             "model, or train it again."
         )
-    for name in sorted({*FILES, *files}):
+    for name in sorted({*(EXPORT_FILES if INFO_FILE in files else FILES), *files}):
         file = home / name
         if name not in files or not file.is_file():
             raise DataError(f"{file}: is missing from the model. Copy the whole folder again.")
@@ -143,6 +158,7 @@ def check_manifest(home: Path) -> None:
             raise DataError(
                 f"{file}: was changed since it was written (its sha256 differs). Copy the model folder again."
             )
+    return files
 
 
 def _hash(file: Path) -> str:
@@ -150,6 +166,14 @@ def _hash(file: Path) -> str:
         return sha256(file)
     except OSError as error:
         raise DataError(f"{file}: cannot be read ({error.strerror}). Check its permissions.") from error
+
+
+def _open_export(home: Path, files: Mapping[str, str]) -> ExportedDetector:
+    info = read_info(home)
+    missing = [name for name in GRAPH_FILES[info.engine] if name not in files]
+    if missing:
+        raise DataError(f"{home / missing[0]}: is missing from the model. Copy the whole folder again.")
+    return ExportedDetector(open_session(home, info), info)
 
 
 def card(model: StoredModel, names: list[str]) -> str:

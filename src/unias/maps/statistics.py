@@ -46,13 +46,12 @@ class ProductStatistics(nn.Module):
 
     def nearest(self, pooled: Tensor) -> Tensor:
         """The product of each photo, (N,) int64: the nearest class mean of pooled features, distances by their covariance
-        within products (Mahalanobis), so that what varies within every product tells little."""
-        apart = torch.cdist(
-            pooled @ self.whitening,
-            self.prototypes @ self.whitening,
-            compute_mode="donot_use_mm_for_euclid_dist",  # the matrix product cancels, and by batch size
-        )
-        return apart.argmin(dim=1)
+        within products (Mahalanobis), so that what varies within every product tells little.
+
+        Differences are taken before squares are summed: a matrix product would cancel, and by batch size.
+        """
+        apart = (pooled @ self.whitening)[:, None] - (self.prototypes @ self.whitening)[None]
+        return apart.square().sum(dim=2).argmin(dim=1)
 
     @torch.no_grad()
     def fit_prototypes(self, pooled: Tensor, product: Tensor) -> None:

@@ -1,0 +1,119 @@
+"""``unias bench speed`` and ``unias bench scale``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from unias.cli import options
+
+OUTPUT = Path("bench")
+Output = typer.Option(OUTPUT, "-o", "--output", help="Folder of the report; files of the same name are replaced.")
+Model = typer.Option(None, help="Trained model's folder, measured as `small`. Default: `small` with random weights.")
+Subset = typer.Option(None, help="Text file with one test photo a line (path below DATA): pAP is read on these.")
+BenchThreads = typer.Option(2, "--threads", min=1, help="Threads of every row.")
+Rounds = typer.Option(9, min=1, help="Interleaved rounds; figures are medians over them.")
+Quick = typer.Option(False, "--quick", help="Everything once: shows that it runs; the figures are noise.")
+
+
+def commands(epilog: str) -> typer.Typer:
+    """The group ``bench``."""
+    group = typer.Typer(
+        help="Measure this machine: how fast each form of the model is, and what more photos and products cost.",
+        epilog=epilog,
+        no_args_is_help=True,
+    )
+    group.command(epilog=epilog)(speed)
+    group.command(epilog=epilog)(scale)
+    return group
+
+
+def speed(
+    output: Path = Output,
+    model: Path | None = Model,
+    data: Path | None = typer.Option(
+        None, help="Folder of photos to measure on; for a trained model also to calibrate 8 bits on and to read pAP on."
+    ),
+    subset: Path | None = Subset,
+    only: list[str] = typer.Option([], help="Only these rows, such as paper-fused; again for more. Default: all."),
+    threads: int = BenchThreads,
+    rounds: int = Rounds,
+    quick: bool = Quick,
+    as_json: bool = options.AsJson,
+    quiet: bool = options.Quiet,
+) -> None:
+    """Every form of `paper` and `small` side by side, in one run: speed.md and speed.json.
+
+    Rows that need another runtime say so where it is missing: pip install "unias[bench]" brings all of them.
+    """
+    from unias.bench.speed import run_speed
+
+    document = run_speed(
+        output,
+        model=model,
+        data=data,
+        subset=subset,
+        threads=threads,
+        rounds=rounds,
+        only=only,
+        quick=quick,
+        progress=options.progress(quiet),
+    )
+    options.answer(as_json, document, _closing(document["bars"], output / "speed.md"))
+
+
+def scale(
+    output: Path = Output,
+    data: Path = typer.Option(..., help="Folder of photos in MVTec-AD layout."),
+    model: Path | None = Model,
+    subset: Path | None = Subset,
+    images: list[int] = typer.Option([100, 500, 1000, 10_000], help="So many photos; again for more."),
+    few: int = typer.Option(5, min=1, help="Products of the smaller model."),
+    many: int = typer.Option(300, min=2, help="Products of the larger model."),
+    growth: list[int] = typer.Option([1, 2, 5, 10], help="Train on so many products; again for more."),
+    watch: list[str] = typer.Option([], help="Products whose pAP is read as others are added. Default: bottle, screw."),
+    minutes: float | None = typer.Option(
+        None, help="Train each of the growing models for so long; without it that part is left out."
+    ),
+    steps: int | None = typer.Option(None, min=1, help="Number of steps instead of minutes."),
+    seed: int = typer.Option(0, help="Seed of these trainings."),
+    evaluation: bool = typer.Option(False, "--evaluation", help="Also unias evaluate on so many photos."),
+    threads: int = BenchThreads,
+    rounds: int = Rounds,
+    quick: bool = Quick,
+    as_json: bool = options.AsJson,
+    quiet: bool = options.Quiet,
+) -> None:
+    """Time and memory of more photos and more products, accuracy as products are added: scale.md and scale.json.
+
+    Solar cells and textures come from pip install "unias[demo]".
+    """
+    from unias.bench.scale import run_scale
+
+    document = run_scale(
+        output,
+        data,
+        model=model,
+        subset=subset,
+        images=images,
+        products=(few, many),
+        growth=growth,
+        watch=watch,
+        minutes=minutes,
+        steps=steps,
+        seed=seed,
+        threads=threads,
+        rounds=rounds,
+        evaluation=evaluation,
+        quick=quick,
+        progress=options.progress(quiet),
+    )
+    options.answer(as_json, document, _closing(document["bars"], output / "scale.md"))
+
+
+def _closing(bars: list[dict[str, object]], page: Path) -> str:
+    """One line a bar, and where the table is."""
+    words = {True: "met", False: "NOT met", None: "-"}
+    lines = [f"{words[one['met']]}: {one['what']}: {one['measured']}" for one in bars]  # type: ignore[index]
+    return "\n".join([*lines, f"Report: {page}"])

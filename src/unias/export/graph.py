@@ -1,0 +1,78 @@
+"""The one graph that every export holds: pixels in, maps out, by the trained detector itself.
+
+Axes: N photos, S side of the model's input.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unias.maps.detector import Detector
+from unias.maps.statistics import pool
+
+INPUTS = ("pixels", "product")
+
+
+class PixelGraph(nn.Module):
+    """pixels (N, S, S, 3), product (N,) int64 with -1 = not known -> (product_index (N,), anomaly_map (N, S, S),
+    raw_score (N,), one level map (N, S/2, S/2) a level, coarse to fine).
+
+    Args:
+        pixels: "uint8", or "float32" for values in [0, 1] where photos have more than 8 bits.
+    """
+
+    def __init__(self, detector: Detector, pixels: str) -> None:
+        super().__init__()
+        self.detector = detector
+        self.pixels = pixels
+
+    def forward(self, pixels: Tensor, product: Tensor) -> tuple[Tensor, ...]:
+        images = pixels.permute(0, 3, 1, 2)
+        if self.pixels == "uint8":
+            images = images.to(torch.float32) / 255
+        features = self.detector.backbone(images)
+        nearest = self.detector.statistics.nearest(pool(features))
+        maps = self.detector.from_features(features, torch.where(product < 0, nearest, product))
+        return maps.product, maps.anomaly_map, maps.anomaly_map.amax(dim=(1, 2)), *maps.levels.values()
+
+
+def inference_form(detector: Detector) -> Detector:
+    """A copy on the processor, its linear stretches composed where the model offers that (exact to rounding)."""
+    copied = copy.deepcopy(detector).cpu().eval()
+    fuse = getattr(copied.unias, "fuse", None)
+    if fuse is not None:
+        fuse()
+    return copied.requires_grad_(False)
+
+
+def capture(detector: Detector, pixels: str) -> Any:
+    """torch's ExportedProgram of the detector's inference form, for any number of photos."""
+    kind = torch.uint8 if pixels == "uint8" else torch.float32
+    example = torch.zeros((2, detector.size, detector.size, 3), dtype=kind), torch.full((2,), -1)
+    count = torch.export.Dim("count", min=1)
+    with quiet(), torch.no_grad():
+        return torch.export.export(
+            PixelGraph(inference_form(detector), pixels).eval(), example, dynamic_shapes=({0: count}, {0: count})
+        )
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """No progress, logs or warnings of exporters: what matters is whether the result equals the original."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,235 @@
+"""8 bits where they do not hurt: the OpenVINO graph quantised by NNCF, calibrated on good training photos alone.
+
+    training photos -> ranges          -> every layer alone in 8 bits, on other training photos and drawn defects
+                                       -> layers that may, layers that stay in float
+    training photos -> usual noise     of each product, by the 8-bit graph
+    held-out photos -> cuts            by the 8-bit graph; then the comparison with the trained model
+
+No labels, no test photos.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from unias.calibration.cuts import highest_cut
+from unias.data.layouts import Sample
+from unias.errors import ExportError
+from unias.export import layers as parts
+from unias.export.graph import quiet
+from unias.export.layers import Layer
+from unias.export.openvino import to_openvino
+from unias.export.photos import Photos, read_inputs, spread, training_photos, with_defects
+from unias.export.verify import Difference, compare, drawn_precision, maps_of
+from unias.inference.engines import ExportedDetector, ExportInfo, compile_openvino, output_names, to_pixels
+from unias.inference.store import ProductInfo, StoredModel
+from unias.maps.detector import Detector
+from unias.progress import Progress
+
+CALIBRATION = 120  # training photos that ranges are read off
+MEASURED = 20  # other training photos, and as many with a defect, that layers are measured on
+COMPARED = 24  # held-out photos, and as many with a defect, that the result is compared on
+STATISTICS = 60  # training photos a product, at most, that its usual noise is measured on (as in training)
+BATCH = 8
+PRECISION_LIMIT = 0.5  # points of pixel average precision on drawn defects that 8 bits may cost
+MEAN_LIMIT = 0.15  # mean difference of the maps over their mean
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """What came of it."""
+
+    model: Any
+    products: tuple[ProductInfo, ...]
+    report: dict[str, Any]
+    difference: Difference
+
+
+class Quantizer:
+    """One model on its way to 8 bits."""
+
+    def __init__(self, stored: StoredModel, pixels: str, data: Path, progress: Progress) -> None:
+        assert isinstance(stored.detector, Detector)
+        self.stored = stored
+        self.trained = copy.deepcopy(stored.detector)
+        self.info = ExportInfo("openvino", pixels, stored.detector.unias.levels)
+        self.progress = progress
+        self.training = training_photos(data, stored.products)
+        self.held_out = training_photos(data, stored.products, held_out=True)
+        self.source = data.name
+
+    def run(self) -> Quantised:
+        """Raises ExportError where even the layers that bear it best cost more than is allowed."""
+        calibration = self._calibration()
+        model = to_openvino(self.trained, self.info.pixels)
+        chosen, measured = self._choose(model, calibration)
+        quantised = self._quantise(model, calibration, chosen)
+        if self.trained.config.fusion == "mean":
+            self._refit(self._detector(quantised))
+            quantised = self._quantise(to_openvino(self.trained, self.info.pixels), calibration, chosen)
+        detector = self._detector(quantised)
+        products = self._cuts(detector)
+        self.progress.say("comparing it with the trained model on held-out photos")
+        held = with_defects(
+            spread(self.held_out, COMPARED),
+            self.stored.products,
+            self.stored.config,
+            f"held-out photos of {self.source}, each also with a defect drawn in",
+        )
+        assert isinstance(self.stored.detector, Detector)
+        difference = compare(self.stored.detector, detector, held)
+        require_close(difference)
+        return Quantised(quantised, products, self._report(chosen, measured, len(calibration)), difference)
+
+    # --- which layers -------------------------------------------------------------------------------------
+
+    def _calibration(self) -> list[dict[str, NDArray[Any]]]:
+        images = read_inputs(spread(self.training, CALIBRATION), self.stored.config)
+        pixels = to_pixels(torch.from_numpy(images), self.info.pixels)
+        return [{"pixels": row[None], "product": np.array([-1])} for row in pixels]
+
+    def _choose(self, model: Any, calibration: Sequence[Any]) -> tuple[list[str], list[Layer]]:
+        """Layers by what they cost for the time that they take; as many of them as stay within half of what is allowed."""
+        names = list(parts.weighted_layers(model))
+        self.progress.say(f"calibrating {len(names)} layers on {len(calibration)} good training photos")
+        with quiet():
+            fake = parts.with_fake_quantisers(model, calibration, names)
+        photos = with_defects(
+            spread(self.training, MEASURED, start=1), self.stored.products, self.stored.config, "training photos"
+        )
+        whole, _ = maps_of(self._detector(model), photos, known=True)
+        times = parts.float_times(model, to_pixels(torch.from_numpy(photos.images[:BATCH]), self.info.pixels))
+        measured = []
+        with self.progress.stage("layers in 8 bits, one by one", len(names)) as advance:
+            for name in names:
+                error, lost = self._cost(parts.only(fake, [name]), photos, whole)
+                measured.append(Layer(name, times.get(name, 0.0), error, lost))
+                advance(note=name)
+        ranked = sorted(measured, key=lambda layer: layer.error / max(layer.milliseconds, 1e-3))
+        few, many = 0, len(ranked)
+        while few < many:  # the largest number that is allowed
+            middle = (few + many + 1) // 2
+            error, lost = self._cost(parts.only(fake, [layer.name for layer in ranked[:middle]]), photos, whole)
+            if error <= MEAN_LIMIT / 2 and lost <= PRECISION_LIMIT / 2:
+                few = middle
+            else:
+                many = middle - 1
+        return [layer.name for layer in ranked[:few]], measured
+
+    def _cost(self, model: Any, photos: Photos, whole: NDArray[Any]) -> tuple[float, float]:
+        """(mean difference over the mean, points of precision on drawn defects lost)."""
+        maps, _ = maps_of(self._detector(model), photos, known=True)
+        before, after = (drawn_precision(values, photos.masks, photos.product) for values in (whole, maps))
+        return float(np.abs(maps - whole).mean() / whole.mean()), before - after
+
+    def _quantise(self, model: Any, calibration: Sequence[Any], chosen: Sequence[str]) -> Any:
+        self.progress.say(f"quantising {len(chosen)} layers")
+        with quiet():
+            return parts.quantise(model, calibration, chosen)
+
+    def _detector(self, model: Any) -> ExportedDetector:
+        return ExportedDetector(compile_openvino(model, output_names(self.info.levels)), self.info)
+
+    # --- what good parts look like in 8 bits --------------------------------------------------------------
+
+    @torch.inference_mode()
+    def _refit(self, detector: ExportedDetector) -> None:
+        """Each product's usual noise, which 8 bits raise a little, measured as training did."""
+        for place, samples in enumerate(self.training):
+            kept: dict[int, list[torch.Tensor]] = {}
+            for _, images in self._batches(
+                spread([samples], STATISTICS), f"usual noise of {self.stored.products[place].name}"
+            ):
+                for level, values in detector(images, torch.full((len(images),), place)).levels.items():
+                    kept.setdefault(level, []).append(values)
+            levels = {level: torch.cat(values) for level, values in kept.items()}
+            config = self.trained.config
+            self.trained.statistics.fit_levels(place, levels, self.trained.local, config.local_spread)
+
+    @torch.inference_mode()
+    def _cuts(self, detector: ExportedDetector) -> tuple[ProductInfo, ...]:
+        """The highest score of each product's held-out photos, by the graph that will be used."""
+        products = []
+        for place, (product, samples) in enumerate(zip(self.stored.products, self.held_out, strict=True)):
+            scores: list[float] = []
+            for _, images in self._batches(samples, f"cut of {product.name}"):
+                maps = detector(images, torch.full((len(images),), place)).anomaly_map
+                scores += maps.amax(dim=(1, 2)).tolist()
+            cut = highest_cut(scores) if product.held_out else highest_cut((), scores)
+            if product.cut.provisional:
+                cut = dataclasses.replace(cut, provisional=True, false_alarm_rate=1.0)
+            held = tuple(sample.key for sample in samples) if product.held_out else ()
+            products.append(
+                dataclasses.replace(product, cut=cut, held_out=held, held_out_scores=tuple(scores) if held else ())
+            )
+        return tuple(products)
+
+    def _batches(self, samples: Sequence[Sample], name: str) -> Iterator[tuple[Sequence[Sample], torch.Tensor]]:
+        with self.progress.stage(name, len(samples)) as advance:
+            for start in range(0, len(samples), BATCH):
+                some = samples[start : start + BATCH]
+                yield some, torch.from_numpy(read_inputs(some, self.stored.config))
+                advance(len(some))
+
+    def _report(self, chosen: Sequence[str], measured: Sequence[Layer], calibrated: int) -> dict[str, Any]:
+        return {
+            "calibration_photos": calibrated,
+            "measured_photos": 2 * MEASURED,
+            "int8": [dataclasses.asdict(layer) for layer in measured if layer.name in chosen],
+            "float": [dataclasses.asdict(layer) for layer in measured if layer.name not in chosen],
+        }
+
+
+def require_close(difference: Difference) -> None:
+    """Raise ExportError where 8 bits changed the maps by more than is allowed."""
+    faults = []
+    if not difference.mean <= MEAN_LIMIT:
+        faults.append(f"maps differ by {difference.mean:.3f} of their mean, {MEAN_LIMIT:g} is allowed")
+    if not difference.precision_lost <= PRECISION_LIMIT:
+        faults.append(
+            f"pixel average precision on drawn defects falls from {difference.precision[0]:.2f} to "
+            f"{difference.precision[1]:.2f}, {PRECISION_LIMIT:g} points are allowed"
+        )
+    if difference.products:
+        faults.append(f"{difference.products} of {difference.photos} photos are taken for another product")
+    if faults:
+        raise ExportError(f"--int8: {'; '.join(faults)}. The export was not kept; export without --int8.")
+
+
+def describe(report: dict[str, Any]) -> list[str]:
+    """The card's lines."""
+    lines = [
+        "## 8 bits",
+        "",
+        f"{len(report['int8'])} layers compute in 8 bits, calibrated on {report['calibration_photos']} good training photos. "
+        "Statistics and cuts were measured again with the 8-bit graph.",
+        "",
+    ]
+    if report["float"]:
+        lines += [
+            f"{len(report['float'])} layers stay in float: alone in 8 bits, each changes maps by more than its time is worth "
+            f"(mean difference over the maps' mean, on {report['measured_photos']} training photos, half of them with a drawn "
+            "defect).",
+            "",
+            "| layer kept in float | ms a photo | maps change by | precision lost on drawn defects |",
+            "| --- | ---: | ---: | ---: |",
+        ]
+        lines += [
+            f"| {layer['name']} | {layer['milliseconds']:.2f} | {layer['error']:.2%} | {layer['precision_lost']:+.2f} |"
+            for layer in sorted(report["float"], key=lambda layer: -float(layer["error"]))
+        ]
+    return [
+        *lines,
+        "",
+        "Norms, attention's own products, interpolation, fusion and statistics are always in float.",
+        "",
+    ]

@@ -1,0 +1,142 @@
+"""An export against the trained model on photos: how far maps, scores and products are apart, and where that is too far."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from unias.errors import ExportError
+from unias.export.photos import Photos
+from unias.inference.engines import ExportedDetector, to_pixels
+from unias.maps.detector import Detector
+
+BATCHES = (1, 3, 8)  # every size that is tried, so that the number of photos is proven to be free
+FLOAT_LIMIT = 1e-4  # largest difference of any photo's map over the map's largest value
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Of an export from the trained model.
+
+    Attributes:
+        photos: how many were compared.
+        source: which.
+        largest: largest difference of a photo's map over the map's largest value, of the worst photo.
+        mean: mean difference of the maps over their mean.
+        score: largest difference of a photo's score over the score.
+        products: how many photos are taken for another product.
+        precision: pixel average precision on the drawn defects, trained and exported, in per cent.
+    """
+
+    photos: int
+    source: str
+    largest: float
+    mean: float
+    score: float
+    products: int
+    precision: tuple[float, float]
+
+    @property
+    def precision_lost(self) -> float:
+        """In points; negative where the export finds the drawn defects better."""
+        return self.precision[0] - self.precision[1]
+
+    def line(self) -> str:
+        """For people."""
+        found = f"; {self.precision[1]:.2f} of 100 pixel average precision on the drawn defects, trained {self.precision[0]:.2f}"
+        return (
+            f"maps differ from the trained model's by at most {self.largest:.2g} of their largest value on {self.photos} photos "
+            f"({self.source}){found}"
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@torch.inference_mode()
+def maps_of(detector: Detector | ExportedDetector, photos: Photos, known: bool) -> tuple[NDArray[Any], NDArray[Any]]:
+    """(anomaly maps (n, S, S), product (n,)), in batches of 8 in turn with smaller ones."""
+    maps: list[NDArray[Any]] = []
+    products: list[NDArray[Any]] = []
+    for start, stop in batches(len(photos)):
+        images = torch.from_numpy(photos.images[start:stop]).to(detector.device)
+        product = torch.from_numpy(photos.product[start:stop]).to(detector.device) if known else None
+        given = detector(images, product)
+        maps.append(given.anomaly_map.float().cpu().numpy())
+        products.append(given.product.cpu().numpy())
+    return np.concatenate(maps), np.concatenate(products)
+
+
+def batches(count: int) -> list[tuple[int, int]]:
+    """Cuts of 0 .. count into 1, 3, 8, 8, 8 ..."""
+    edges, sizes = [0], list(BATCHES)
+    while edges[-1] < count:
+        edges.append(min(count, edges[-1] + (sizes.pop(0) if sizes else BATCHES[-1])))
+    return list(itertools.pairwise(edges))
+
+
+def compare(trained: Detector, exported: ExportedDetector, photos: Photos) -> Difference:
+    """Both on the same photos: products found by each itself, maps by the products that are known (or were found)."""
+    own, found = maps_of(trained, photos, known=False)
+    theirs, found_theirs = maps_of(exported, photos, known=False)
+    if (photos.product >= 0).all():
+        own, _ = maps_of(trained, photos, known=True)
+        theirs, _ = maps_of(exported, photos, known=True)
+    _check_outputs(exported, photos, theirs.shape)
+    apart = np.abs(own.astype(np.float64) - theirs)
+    top, score = own.max(axis=(1, 2)), np.abs(own.max(axis=(1, 2)) - theirs.max(axis=(1, 2)))
+    floor = max(float(top.max()) * 1e-6, 1e-12)
+    groups = photos.product if (photos.product >= 0).all() else found
+    return Difference(
+        photos=len(photos),
+        source=photos.source,
+        largest=float((apart.max(axis=(1, 2)) / np.maximum(top, floor)).max()),
+        mean=float(apart.mean() / max(float(own.mean()), 1e-12)),
+        score=float((score / np.maximum(top, floor)).max()),
+        products=int((found != found_theirs).sum()),
+        precision=(drawn_precision(own, photos.masks, groups), drawn_precision(theirs, photos.masks, groups)),
+    )
+
+
+def drawn_precision(maps: NDArray[Any], masks: NDArray[np.bool_], groups: NDArray[np.int64]) -> float:
+    """Pixel average precision on drawn defects, mean of the products, in per cent."""
+    values = [average_precision(masks[groups == k], maps[groups == k]) for k in np.unique(groups)]
+    return 100 * float(np.nanmean(values))
+
+
+def average_precision(labels: NDArray[np.bool_], scores: NDArray[Any]) -> float:
+    """Mean precision at each positive, ties in order of place; the protocol's own is in ``unias.evaluation``."""
+    hits = labels.ravel()[np.argsort(-scores.ravel(), kind="stable")]
+    precision = np.cumsum(hits) / np.arange(1, len(hits) + 1)
+    return float(precision[hits].mean()) if hits.any() else float("nan")
+
+
+def require_equal(difference: Difference, name: str, limit: float = FLOAT_LIMIT) -> None:
+    """Raise ExportError where a float export is not the trained model to rounding."""
+    if difference.products:
+        raise ExportError(
+            f"{name}: takes {difference.products} of {difference.photos} photos for another product than the trained model "
+            "does. The export was not kept; please report it with the versions of torch and of the runtime."
+        )
+    if not difference.largest <= limit:  # NaN is no pass
+        raise ExportError(
+            f"{name}: maps differ from the trained model's by {difference.largest:.2g} of their largest value, {limit:g} is "
+            "allowed. The export was not kept; please report it with the versions of torch and of the runtime."
+        )
+
+
+def _check_outputs(exported: ExportedDetector, photos: Photos, shape: Sequence[int]) -> None:
+    """The graph's own score is its map's highest value, and its level maps are there at half the size."""
+    few = photos.images[:2]
+    given = exported.session(to_pixels(torch.from_numpy(few), exported.info.pixels), np.full(len(few), -1))
+    if not np.allclose(given["raw_score"], given["anomaly_map"].max(axis=(1, 2)), rtol=1e-6):
+        raise ExportError("the graph's raw_score is not the highest value of its anomaly_map. It was not kept.")
+    for level in exported.info.levels:
+        if given[f"level_{level}"].shape != (len(few), shape[1] // 2, shape[2] // 2):
+            raise ExportError(f"the graph's level_{level} has the shape {given[f'level_{level}'].shape}.")
