@@ -32,7 +32,7 @@ PRESETS: dict[str, Config] = {
     "small": Config(
         preset="small",
         model=ARCHITECTURES["small"],
-        maps=MapConfig(fusion="mean", weights=(1.0, 2.0, 3.0, 1.5), power=0.7, local_sigma=5.0),
+        maps=MapConfig(fusion="mean", weights=(2.0, 3.0, 3.0, 1.0), power=0.7, local_sigma=5.0),
         train=TrainConfig(
             recipe="none",
             batch_size=8,
