@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import platform
 import random
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +59,36 @@ def keep_freed_memory() -> None:
     trim_threshold, top_pad, mmap_threshold = -1, -2, -3
     for name, value in ((mmap_threshold, 32 * 2**20), (trim_threshold, 2**31 - 1), (top_pad, 64 * 2**20)):
         mallopt(name, value)
+
+
+class _SignalStack(ctypes.Structure):
+    """``stack_t`` of Linux on x86."""
+
+    _fields_ = (("address", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
+
+
+def signal_stack() -> _SignalStack | None:
+    """The stack on which this thread handles signals: address None = its ordinary one. None where there is no AMX to mind."""
+    if not sys.platform.startswith("linux") or platform.machine() != "x86_64":
+        return None
+    found = _SignalStack()
+    return found if ctypes.CDLL(None).sigaltstack(None, ctypes.byref(found)) == 0 else None
+
+
+@contextlib.contextmanager
+def signal_stack_kept() -> Iterator[None]:
+    """Put this thread's signal stack back in the end.
+
+    Every ``openvino.Core`` whose processor plugin loads sets a signal stack of its own (large enough for AMX), and on its
+    death unmaps it and puts back the one it found. Two that do not die in the opposite order of their birth leave the thread
+    with memory that is no longer mapped, or somebody else's by then: the next signal, such as a child's end, writes there.
+    """
+    before = signal_stack()
+    try:
+        yield
+    finally:
+        if before is not None:
+            ctypes.CDLL(None).sigaltstack(ctypes.byref(before), None)
 
 
 def seed_everything(seed: int) -> None:

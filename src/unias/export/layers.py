@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unias.inference.engines import import_runtime
+from unias.inference.engines import import_runtime, openvino_core
+from unias.runtime import signal_stack_kept
 
 WEIGHTED = ("Convolution", "GroupConvolution", "MatMul")
 PASSED = (
@@ -98,15 +99,17 @@ def quantise(
     keep = {name for layer, names in weighted_layers(model).items() if layer in layers for name in names}
     others = [node.get_friendly_name() for node in model.get_ops() if node.get_friendly_name() not in keep]
     items = list(calibration)
-    return nncf.quantize(
-        model,
-        nncf.Dataset(items),
-        preset=nncf.QuantizationPreset.MIXED,
-        target_device=nncf.TargetDevice.CPU,
-        subset_size=len(items),
-        ignored_scope=nncf.IgnoredScope(names=others, validate=False),
-        advanced_parameters=advanced,
-    )
+    openvino_core("--int8")
+    with signal_stack_kept():
+        return nncf.quantize(
+            model,
+            nncf.Dataset(items),
+            preset=nncf.QuantizationPreset.MIXED,
+            target_device=nncf.TargetDevice.CPU,
+            subset_size=len(items),
+            ignored_scope=nncf.IgnoredScope(names=others, validate=False),
+            advanced_parameters=advanced,
+        )
 
 
 def only(fake: Any, layers: Collection[str]) -> Any:
@@ -136,8 +139,8 @@ def _served(quantiser: Any) -> set[str]:
 
 def float_times(model: Any, pixels: NDArray[Any], repeats: int = 3) -> dict[str, float]:
     """{layer: milliseconds a photo} in float32, by OpenVINO's own counters."""
-    core = import_runtime("openvino", "--int8").Core()
-    compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32", "PERF_COUNT": True})
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "PERF_COUNT": True}
+    compiled = openvino_core("--int8").compile_model(model, "CPU", settings)
     request = compiled.create_infer_request()
     for _ in range(repeats):
         request.infer({"pixels": pixels, "product": np.full(len(pixels), -1, dtype=np.int64)})

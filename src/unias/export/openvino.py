@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from unias.export.onnx import write_onnx
-from unias.inference.engines import import_runtime
+from unias.inference.engines import import_runtime, openvino_core
 from unias.maps.detector import Detector
 
 
@@ -16,11 +16,11 @@ def to_openvino(detector: Detector, pixels: str) -> Any:
 
     Raises MissingError where openvino, onnx or onnxscript is not installed.
     """
-    runtime = import_runtime("openvino", "exporting to OpenVINO")
+    core = openvino_core("exporting to OpenVINO")
     passes = import_runtime("openvino.passes", "exporting to OpenVINO")
     with tempfile.TemporaryDirectory(prefix="unias-") as folder:
         path = write_onnx(detector, pixels, Path(folder))
-        model = runtime.Core().read_model(path.read_bytes())
+        model = core.read_model(path.read_bytes())
     manager = passes.Manager()
     manager.register_pass(passes.ConstantFolding())
     manager.run_passes(model)

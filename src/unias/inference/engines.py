@@ -7,6 +7,7 @@ Runtimes are imported when a model of their kind is opened, and run on the proce
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import sys
@@ -121,6 +122,19 @@ def import_runtime(name: str, need: str) -> Any:
         ) from error
 
 
+def openvino_core(need: str) -> Any:
+    """OpenVINO's core, one for all users, that lives as long as the process: ``runtime.signal_stack_kept`` tells why."""
+    import_runtime("openvino", need)
+    return _core()
+
+
+@functools.cache
+def _core() -> Any:
+    core = import_runtime("openvino", "OpenVINO").Core()
+    core.get_versions("CPU")  # loads the plugin now, so that its signal stack is there before anybody else's
+    return core
+
+
 def _onnx(home: Path, names: Sequence[str]) -> Session:
     runtime = import_runtime("onnxruntime", f"{home}: a model exported to ONNX")
     options = runtime.SessionOptions()
@@ -135,7 +149,7 @@ def _onnx(home: Path, names: Sequence[str]) -> Session:
 
 
 def _openvino(home: Path, names: Sequence[str]) -> Session:
-    core = import_runtime("openvino", f"{home}: a model exported to OpenVINO").Core()
+    core = openvino_core(f"{home}: a model exported to OpenVINO")
     return compile_openvino(core.read_model(home / "graph.xml"), names)
 
 
@@ -145,7 +159,7 @@ def compile_openvino(model: Any, names: Sequence[str]) -> Session:
     What is not int8 runs in float32: left to itself OpenVINO takes bfloat16 where the processor has it, which moves maps by
     some per cent and so makes a model's answers depend on the machine.
     """
-    core = import_runtime("openvino", "an OpenVINO model").Core()
+    core = openvino_core("an OpenVINO model")
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
     compiled = core.compile_model(model, "CPU", settings)
 
