@@ -25,9 +25,9 @@ from unias.training.loggers import build_loggers
 from unias.training.photos import check_photos
 
 
-def load(folder: Path | str, device: str = "auto") -> Model:
-    """Open a model folder. Raises DataError naming what is wrong with it."""
-    return Model.load(folder, device)
+def load(folder: Path | str, device: str = "auto", precision: str = "float32") -> Model:
+    """Open a model folder. Raises DataError naming what is wrong with it. ``precision``: see ``Model.load``."""
+    return Model.load(folder, device, precision)
 
 
 def train(

@@ -90,6 +90,7 @@ class TrainingRun:
     @torch.inference_mode()
     def calibrate(self, detector: Detector) -> tuple[ProductInfo, ...]:
         """Statistics from training photos, then cuts from the held-out ones, which serve nothing else."""
+        detector.unias.fuse()  # as in use
         fit_statistics(detector, self.trained)
         scores = self._scores(detector, self.held, "held-out photos")
         infos = []

@@ -119,6 +119,29 @@ def pick_precision(choice: str, device: torch.device) -> str:
     return "bf16-mixed" if device.type == "cpu" and cpu_has_bfloat16() else "32-true"
 
 
+INFERENCE = ("float32", "auto", "bfloat16")
+
+
+def half_of(device: torch.device) -> torch.dtype | None:
+    """bfloat16 where processor or GPU computes in it, float16 on a GPU that is older; None where neither helps."""
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return torch.bfloat16 if device.type == "cpu" and cpu_has_bfloat16() else None
+
+
+def inference_half(choice: str, device: torch.device) -> torch.dtype | None:
+    """What a model in use computes in: None = float32; auto takes half precision where the device has it.
+
+    Raises UsageError for another name, and for bfloat16 on a processor that would only be slower with it.
+    """
+    if choice not in INFERENCE:
+        raise UsageError(f"--precision: {choice!r} is not one of {', '.join(INFERENCE)}.")
+    half = None if choice == "float32" else half_of(device)
+    if choice == "bfloat16" and half is not torch.bfloat16:
+        raise UsageError(f"--precision bfloat16: {device} does not compute in bfloat16. Use auto or float32.")
+    return half
+
+
 def processor_name() -> str:
     """The processor as the operating system calls it."""
     try:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from unias.bench.subjects import Subject
-from unias.bench.variants import half_of
 from unias.data.layouts import scan
 from unias.errors import DataError, UsageError
 from unias.inference.predictor import Model
@@ -47,17 +43,16 @@ def pap(
     folder: Path,
     data: Path,
     keys: Sequence[str] | None = None,
-    half: torch.dtype | None = None,
+    precision: str = "float32",
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> dict[str, float]:
     """{product: pAP in per cent} of those that have masks, and "mean" of them; on the photos ``keys``, or on all.
 
-    ``half``: under autocast of that type. Photos are judged as in use: the product is found, never told.
+    Photos are judged as in use: the product is found, never told.
     """
-    model = Model.load(folder, device)
-    autocast: Any = torch.autocast(device, dtype=half) if half is not None else contextlib.nullcontext()
-    with tempfile.TemporaryDirectory(prefix="unias-bench-") as place, autocast:
+    model = Model.load(folder, device, precision)
+    with tempfile.TemporaryDirectory(prefix="unias-bench-") as place:
         document = run_evaluation(
             model,
             data,
@@ -86,6 +81,6 @@ def pap_of_row(
     if not scan(subject.data).test():
         return "not measured: no test photos in --data"
     progress.say(f"pAP: {row['title']}")
-    autocast = row["engine"] == "eager" and row["precision"] == "bfloat16"
-    half = half_of(torch.device(row["device"])) if autocast else None
-    return pap(folder, subject.data, keys, half, row["device"], progress) or "not measured: no masks in --data"
+    precision = "auto" if row["engine"] == "eager" and row["precision"] == "bfloat16" else "float32"
+    found = pap(folder, subject.data, keys, precision, row["device"], progress)
+    return found or "not measured: no masks in --data"

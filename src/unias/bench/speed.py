@@ -34,7 +34,6 @@ from unias.bench.variants import (
     YARDSTICK,
     Runner,
     Variant,
-    half_of,
     lacking,
     open_variant,
     pick,
@@ -47,7 +46,7 @@ from unias.files import claimed_folder, write_json, write_text
 from unias.maps.detector import Detector
 from unias.presets import preset
 from unias.progress import Progress
-from unias.runtime import set_threads
+from unias.runtime import half_of, set_threads
 
 BATCHES = (1, PHOTOS)
 BLOCKS = {1: Block(3, 0.5, 50), PHOTOS: Block(1, 0.5, 20)}
@@ -269,7 +268,7 @@ class Speed:
         found: dict[str, Call] = {}
         for device, kind in sorted(kinds):
             place = torch.device(device)
-            found[f"{device} {kind}"] = Convolution(place, half_of(place) if kind == "bfloat16" else torch.float32)
+            found[f"{device} {kind}"] = Convolution(place, (kind == "bfloat16" and half_of(place)) or torch.float32)
         return found
 
     def _rounds(self) -> list[Round]:

@@ -14,7 +14,7 @@ from unias.errors import UsageError
 from unias.inference.store import load_model
 from unias.maps.detector import Detector
 from unias.model.fused import use_form
-from unias.runtime import cpu_has_bfloat16
+from unias.runtime import cpu_has_bfloat16, half_of
 
 YARDSTICK = "paper-plain"
 SMALL_EAGER = "small-eager"
@@ -116,16 +116,12 @@ def lacking(variant: Variant) -> str | None:
 class Runner:
     """(N, 3, S, S) in [0, 1] on the processor -> anomaly maps (N, S, S) float32 there, as ``Model.predict`` asks for them."""
 
-    def __init__(
-        self, detector: Callable[[Tensor], Any], device: torch.device, half: torch.dtype | None = None
-    ) -> None:
+    def __init__(self, detector: Callable[[Tensor], Any], device: torch.device) -> None:
         self.detector = detector
         self.device = device
-        self.half = half
 
     def __call__(self, images: Tensor) -> Tensor:
-        kind = self.half or torch.bfloat16
-        with torch.inference_mode(), torch.autocast(self.device.type, dtype=kind, enabled=self.half is not None):
+        with torch.inference_mode():
             maps = self.detector(images.to(self.device))
         out: Tensor = maps.anomaly_map.float().cpu()
         return out
@@ -138,8 +134,10 @@ def open_variant(variant: Variant, folder: Path) -> Runner:
     if not isinstance(detector, Detector):
         return Runner(detector, device)
     prepare(detector, variant.form)
+    if variant.precision == "bfloat16":
+        detector.compute_type = half_of(device) or torch.bfloat16
     call: Callable[[Tensor], Any] = torch.compile(detector) if variant.compiled else detector
-    return Runner(call, device, half_of(device) if variant.precision == "bfloat16" else None)
+    return Runner(call, device)
 
 
 def prepare(detector: Detector, form: str) -> Detector:
@@ -151,9 +149,3 @@ def prepare(detector: Detector, form: str) -> Detector:
     else:
         detector.unias.fuse()
     return detector
-
-
-def half_of(device: torch.device) -> torch.dtype:
-    """bfloat16, or float16 on a GPU that is older than it."""
-    old = device.type == "cuda" and not torch.cuda.is_bf16_supported()
-    return torch.float16 if old else torch.bfloat16

@@ -23,6 +23,7 @@ def evaluate(
     ),
     page: bool = typer.Option(True, help="Write index.html with pictures."),
     device: str = options.Device,
+    precision: str = options.Precision,
     threads: int | None = options.Threads,
     as_json: bool = options.AsJson,
     quiet: bool = options.Quiet,
@@ -35,7 +36,7 @@ def evaluate(
 
     set_threads(threads)
     document = run(
-        load(model, device),
+        load(model, device, precision),
         data,
         output,
         size=size,

@@ -10,6 +10,9 @@ import typer
 
 Device = typer.Option("auto", "--device", help="auto, cpu, cuda, cuda:1 or mps. auto takes a GPU where there is one.")
 Threads = typer.Option(None, "--threads", min=1, help="Threads of tensor operations. Default: all cores.")
+Precision = typer.Option(
+    "float32", "--precision", help="float32, bfloat16, or auto: half precision where processor or GPU computes in it."
+)
 AsJson = typer.Option(False, "--json", help="Print the outcome as one JSON object on standard output.")
 Quiet = typer.Option(False, "--quiet", "-q", help="No progress bars and no information, only errors.")
 Bits = typer.Option(None, "--bits", min=9, max=16, help="Real depth of data kept in 16-bit files, such as 12.")

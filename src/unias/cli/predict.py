@@ -18,6 +18,7 @@ def predict(
     product: str | None = typer.Option(None, help="Which product the photos show. Default: the nearest product."),
     levels: bool = typer.Option(False, help="Also a picture of the map of every level (supplement, Fig. 3)."),
     device: str = options.Device,
+    precision: str = options.Precision,
     threads: int | None = options.Threads,
     as_json: bool = options.AsJson,
     quiet: bool = options.Quiet,
@@ -32,7 +33,9 @@ def predict(
     from unias.runtime import set_threads
 
     set_threads(threads)
-    summary = write_predictions(load(model, device), images, output, product, levels, options.progress(quiet))
+    summary = write_predictions(
+        load(model, device, precision), images, output, product, levels, options.progress(quiet)
+    )
     text = f"{summary.photos} photos: {summary.ok} ok, {summary.failed} failed"
     text += f", {len(summary.unreadable)} unreadable" if summary.unreadable else ""
     options.answer(as_json, summary.as_dict(), f"{text}. Results: {output / 'results.csv'}")

@@ -39,7 +39,12 @@ class Detector(nn.Module):
     Args:
         size: S, side of the square input.
         config: fusion and smoothing.
+
+    Attributes:
+        compute_type: what UniAS computes in under autocast, or None for float32. All else is float32 always.
     """
+
+    compute_type: torch.dtype | None = None
 
     def __init__(
         self, backbone: FrozenBackbone, unias: UniAS, statistics: ProductStatistics, config: MapConfig, size: int
@@ -68,8 +73,17 @@ class Detector(nn.Module):
         """The same from the backbone's features, which may come from a cache."""
         if product is None:
             product = self.statistics.nearest(pool(features))
-        levels = self.levels_of(self.unias(features))
+        levels = self.levels_of(self.reconstruct(features))
         return Maps(product, to_input_size(self.fuse(levels, product), self.size), levels)
+
+    def reconstruct(self, features: Mapping[int, Tensor]) -> Reconstruction:
+        """Targets and outputs of UniAS, in float32 whatever it computed in."""
+        if self.compute_type is None:
+            reconstruction: Reconstruction = self.unias(features)
+            return reconstruction
+        with torch.autocast(self.device.type, dtype=self.compute_type):
+            targets, outputs = self.unias(features)
+        return Reconstruction({k: v.float() for k, v in targets.items()}, {k: v.float() for k, v in outputs.items()})
 
     def levels_of(self, reconstruction: Reconstruction) -> dict[int, Tensor]:
         """The smoothed level maps, before fusion."""
