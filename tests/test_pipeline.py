@@ -22,6 +22,7 @@ from unias.backbones.timm_backbone import build_backbone
 from unias.config import Config, load_config
 from unias.data.layouts import scan
 from unias.data.split import hold_out
+from unias.data.transforms import Augmentation
 from unias.errors import DataError, TrainingError, UsageError
 from unias.files import sha256
 from unias.inference.predictor import Model
@@ -366,13 +367,13 @@ def test_minutes_fix_the_steps_and_steps_repeat_the_run(retrain: Any) -> None:
 
 @pytest.fixture(scope="module")
 def bottles(make_data: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A product that the recipe flips and turns, so that nothing can be cached."""
+    """A product that the recipe flips and turns."""
     return make_data(tmp_path_factory.mktemp("bottles") / "set", products=("bottle",), train=10)
 
 
 def batches(bottles: Path, config: Config, recipe: str, workers: int, start: int, stop: int) -> list[Any]:
     backbone = build_backbone(config.backbone)
-    steps = StepDataset(scan(bottles).train(), 128, None, recipe, 4, seed=5)
+    steps = StepDataset(scan(bottles).train(), 128, None, Augmentation(recipe), 4, seed=5)
     return list(ImageBatches(steps, backbone, torch.device("cpu"), workers).features(start, stop))
 
 

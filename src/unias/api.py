@@ -39,6 +39,7 @@ def train(
     minutes: float | None = None,
     steps: int | None = None,
     epochs: int | None = None,
+    recipe: str | None = None,
     backbone: str | None = None,
     weights: str | None = None,
     size: int | None = None,
@@ -58,6 +59,7 @@ def train(
         preset: small (2 CPU cores), paper, visa or released; ``config`` takes its place where given.
         minutes: budget from now to the model on disk; fixes the number of steps, which the model records.
         steps, epochs: how long instead; of the three at most one.
+        recipe: flips and rotations of training photos: auto, none, mvtec or visa; None = the preset's.
         resume: go on with an unfinished run in ``output``.
         skip_bad: leave unreadable photos out (each named) instead of stopping.
 
@@ -66,7 +68,7 @@ def train(
     """
     started = time.monotonic()
     progress = progress or Progress("silent")
-    chosen = _settle(config or find_preset(preset), minutes, steps, epochs, backbone, weights, size, bits, seed)
+    chosen = _settle(config or find_preset(preset), minutes, steps, epochs, recipe, backbone, weights, size, bits, seed)
     home = Path(os.path.abspath(output))
     set_threads(threads)
     place = pick_device(device)
@@ -103,6 +105,7 @@ def _settle(
     minutes: float | None,
     steps: int | None,
     epochs: int | None,
+    recipe: str | None,
     backbone: str | None,
     weights: str | None,
     size: int | None,
@@ -119,6 +122,8 @@ def _settle(
         train = dataclasses.replace(train, steps=steps, minutes=None)
     if epochs is not None:
         train = dataclasses.replace(train, epochs=epochs, steps=None, minutes=None)
+    if recipe is not None:
+        train = dataclasses.replace(train, recipe=recipe)
     if seed is not None:
         train = dataclasses.replace(train, seed=seed)
     net = config.backbone

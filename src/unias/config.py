@@ -117,7 +117,7 @@ class MapConfig:
 class TrainConfig:
     """How it is trained (spec section 9)."""
 
-    recipe: str = "mvtec"  # mvtec | visa | none: which products are flipped and rotated
+    recipe: str = "mvtec"  # mvtec | visa: the paper's lists of products to flip and rotate | auto: found out | none
     loss_weight: float = 10.0  # factor on the summed loss: 10 for MVTec-AD, 1 for VisA
     cosine_sign: str = "paper"  # paper: + (1 - cosine) | released: + cosine, the published fault, for study only
     epochs: int = 1000  # how long, where neither steps nor minutes is given
@@ -133,7 +133,7 @@ class TrainConfig:
     drop_epochs: int = 400  # epochs between drops of the step schedule
     warmup_steps: int = 0  # linear warm-up of the cosine schedule
     ema: float = 0.0  # decay of averaged weights that become the model; 0 = none
-    cache: bool = False  # keep the frozen features on disk; only for products that are not augmented
+    cache: bool = False  # keep the frozen features on disk, those of turned photos too
     cache_gib: float = 8.0  # how much disk the feature cache may take
     seed: int = 0  # of weights, split, order, noise
     precision: str = "auto"  # auto | 32-true | bf16-mixed
@@ -142,7 +142,7 @@ class TrainConfig:
     hold_out_least: int = 20  # at least so many, or half of them
 
     def __post_init__(self) -> None:
-        _one_of("recipe", self.recipe, ("mvtec", "visa", "none"))
+        _one_of("recipe", self.recipe, ("mvtec", "visa", "auto", "none"))
         _one_of("cosine_sign", self.cosine_sign, ("paper", "released"))
         _one_of("optimizer", self.optimizer, ("adamw", "muon"))
         _one_of("schedule", self.schedule, ("step", "step_released", "cosine"))

@@ -34,7 +34,7 @@ PRESETS: dict[str, Config] = {
         model=ARCHITECTURES["small"],
         maps=MapConfig(fusion="mean", weights=(2.0, 3.0, 3.0, 1.0), power=0.7, local_sigma=5.0),
         train=TrainConfig(
-            recipe="none",
+            recipe="auto",
             batch_size=8,
             epochs=16,
             optimizer="muon",

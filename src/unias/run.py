@@ -18,19 +18,21 @@ from unias.backbones.timm_backbone import FrozenBackbone
 from unias.calibration.cuts import highest_cut
 from unias.config import Config, to_dict
 from unias.data.layouts import Dataset, Sample
-from unias.data.transforms import is_augmented
+from unias.data.transforms import TURNS, Augmentation
 from unias.errors import DataError
 from unias.inference.store import STATE_FOLDER, ProductInfo, build_detector
 from unias.maps.detector import Detector
 from unias.maps.statistics import pool
 from unias.progress import Progress
 from unias.runtime import keep_freed_memory, pick_precision, seed_everything, stamp
-from unias.training.batches import Batches, CachedBatches, ImageBatches, StepDataset
+from unias.training.batches import Batches, CachedBatches, ImageBatches, StepDataset, TurnedFeatures, turned_rows
 from unias.training.budget import Budget
 from unias.training.features import Features, fit_standardize
 from unias.training.loop import Outcome, Trainer, build_fabric
 from unias.training.photos import with_advice
+from unias.training.symmetry import allowed_turns
 
+TURNED_A_MINUTE = 200  # turned photos for each minute of the budget, at most: about a twentieth of it on two cores
 STATISTICS_PHOTOS = 60  # training photos a product, at most, that level statistics are fitted on
 Split = dict[str, tuple[list[Sample], list[Sample]]]
 
@@ -49,22 +51,24 @@ class TrainingRun:
         started: float,
     ) -> None:
         self.dataset = dataset
-        self.config = config
+        self.asked = self.config = config
         self.device = device
         self.progress = progress
         self.started = started
         self.split = split
         self.backbone = backbone
         self.products = tuple(split)
+        self.augmentation = Augmentation("none")
+        self.turned: TurnedFeatures | None = None
         self.trained = Features([s for name in split for s in split[name][0]], backbone, config, device, progress)
         self.held = Features([s for name in split for s in split[name][1]], backbone, config, device, progress)
 
     def fit(self, home: Path, resume: bool, workers: int, loggers: list[Any]) -> tuple[Outcome, Detector]:
         """Features, weights, steps."""
+        self._augment()
         config = self.config
-        augmented = any(is_augmented(name, config.train.recipe) for name in self.products)
-        if config.train.cache and not augmented and self.trained.fits_cache():
-            self.trained.fill("features of training photos")
+        if config.train.cache:
+            self._fill_cache()
         seed_everything(config.train.seed)
         keep_freed_memory()
         detector = build_detector(config, self.products, self.backbone).to(self.device)
@@ -78,7 +82,7 @@ class TrainingRun:
             home / STATE_FOLDER,
             self._fingerprint(),
             self.progress,
-            Budget(config.train.minutes, self.started) if config.train.minutes is not None else None,
+            Budget(config.train.minutes, self.started, also=self._also()) if config.train.minutes is not None else None,
             lambda: self._seconds_after(detector),
         )
         try:
@@ -132,18 +136,58 @@ class TrainingRun:
             "first_loss": outcome.first_loss,
             "last_loss": outcome.last_loss,
             "resumed_at": outcome.resumed_at,
+            "turns": {name: list(self.augmentation.turns(name)) for name in self.products},
             **stamp(self.device),
         }
+
+    def _augment(self) -> None:
+        """How training photos are turned; the recipe ``auto`` looks at them first."""
+        samples, recipe = self.trained.samples, self.config.train.recipe
+        if recipe == "auto":
+            allowed = allowed_turns(samples, self.backbone, self.config, self.device, self.progress)
+            self.augmentation = Augmentation(recipe, allowed)
+            told = ", ".join(f"{name} {len(turns)}" for name, turns in allowed.items() if len(turns) > 1)
+            self.progress.say(f"products laid down in more than one way (of {TURNS}): {told or 'none'}")
+            self._drop_turns_of_short_runs()
+        else:
+            self.augmentation = Augmentation(recipe)
+
+    def _drop_turns_of_short_runs(self) -> None:
+        """Features of turned photos are computed before the first step; a short run spends its minutes on steps."""
+        minutes, count = self.config.train.minutes, len(turned_rows(self.trained.samples, self.augmentation))
+        if minutes is None or count <= TURNED_A_MINUTE * minutes:
+            return
+        self.progress.say(
+            f"{count} turned photos are too many for {minutes:g} minutes: none is turned, as with --recipe none"
+        )
+        self.config = dataclasses.replace(self.config, train=dataclasses.replace(self.config.train, recipe="none"))
+        self.augmentation = Augmentation("none")
+
+    def _fill_cache(self) -> None:
+        """Features of the training photos and of their turns, as far as both fit."""
+        rows = turned_rows(self.trained.samples, self.augmentation)
+        if not self.trained.fits_cache(len(rows)):
+            return
+        self.trained.fill("features of training photos")
+        if rows:
+            samples, turns = [self.trained.samples[index] for index, _ in rows], [turn for _, turn in rows]
+            more = Features(samples, self.backbone, self.config, self.device, self.progress, turns)
+            arrays = more.fill("features of turned photos")
+            self.turned = TurnedFeatures(arrays, self.trained.samples, self.augmentation)
 
     def _batches(self, workers: int) -> Batches:
         train = self.config.train
         if self.trained.arrays is not None:
             names = [str(sample.path) for sample in self.trained.samples]
-            return CachedBatches(self.trained.arrays, names, train.batch_size, train.seed, self.device)
+            return CachedBatches(self.trained.arrays, names, train.batch_size, train.seed, self.device, self.turned)
         steps = StepDataset(
-            self.trained.samples, self.config.size, self.config.bits, train.recipe, train.batch_size, train.seed
+            self.trained.samples, self.config.size, self.config.bits, self.augmentation, train.batch_size, train.seed
         )
         return ImageBatches(steps, self.backbone, self.device, workers)
+
+    def _also(self) -> str:
+        """What --steps needs beside it to repeat this run."""
+        return " --recipe none" if self.config.train.recipe != self.asked.train.recipe else ""
 
     def _fingerprint(self) -> str:
         settings = to_dict(self.config)

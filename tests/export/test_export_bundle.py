@@ -106,6 +106,7 @@ def test_unpacked_works_alone(
     assert not list(tmp_path.rglob("*.safetensors"))
 
 
+@pytest.mark.slow
 def test_of_an_export(export_of: Callable[[str], Path], tiny_data: Path, tmp_path: Path) -> None:
     file = write_bundle(export_of("onnx"), tmp_path / "line.zip").file
     assert "graph.onnx" in names(file)

@@ -115,6 +115,7 @@ def test_layers_of_a_graph(graph: Any) -> None:
     assert all(value >= 0 for value in times.values())
 
 
+@pytest.mark.slow
 def test_signals_find_their_stack(small_model: Path, tiny_data: Path, tmp_path: Path) -> None:
     """Cores that die out of order leave a signal stack that is not mapped: the next child's end would kill the process."""
     code = f"""

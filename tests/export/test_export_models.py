@@ -30,7 +30,9 @@ def photos(tiny_data: Path) -> list[Path]:
     return sorted(tiny_data.glob("*/test/*/*.png"))[:8]
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    "engine", ["onnx", *(pytest.param(engine, marks=pytest.mark.slow) for engine in ("openvino", "torch"))]
+)
 def test_predicts_as_the_trained_model(engine: str, export_of: Export, small_model: Path, photos: list[Path]) -> None:
     trained, exported = unias.load(small_model, "cpu"), unias.load(export_of(engine))
     assert exported.products == trained.products
@@ -159,6 +161,14 @@ def test_exports_run_on_the_processor(export_of: Export) -> None:
         unias.load(folder, "abacus")
 
 
+def test_an_export_keeps_its_numbers(export_of: Export, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unias.runtime.cpu_has_bfloat16", lambda: True)
+    folder = export_of("torch")
+    unias.load(folder, precision="auto")
+    with pytest.raises(UsageError, match="--precision"):
+        unias.load(folder, precision="bfloat16")
+
+
 def test_an_export_is_neither_saved_nor_exported_again(export_of: Export, tmp_path: Path) -> None:
     model = unias.load(export_of("torch"))
     with pytest.raises(UsageError, match="Copy the folder"):
@@ -197,6 +207,7 @@ def deep_data(tmp_path_factory: pytest.TempPathFactory, tiny_data: Path) -> Path
     return home
 
 
+@pytest.mark.slow
 def test_deep_photos(small_model: Path, deep_data: Path, photos: list[Path], export_of: Export, tmp_path: Path) -> None:
     """An 8-bit graph refuses them by name; the graph made for them takes both kinds, exactly."""
     deep = sorted(deep_data.glob("*/train/good/*.png"))[0]

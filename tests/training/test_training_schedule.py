@@ -15,10 +15,11 @@ import torch
 from unias.config import TrainConfig
 from unias.data import cache
 from unias.data.cache import bytes_needed, content_key, make_room, open_entry, write_entry
-from unias.data.transforms import RECIPES, augment, draw, is_augmented
+from unias.data.layouts import Sample
+from unias.data.transforms import RECIPES, TURNS, Augmentation, after, closed, draw, turn_of, turned
 from unias.errors import DataError
 from unias.runtime import step_seed
-from unias.training.batches import CachedBatches, batch_indices, epoch_order
+from unias.training.batches import CachedBatches, TurnedFeatures, batch_indices, epoch_order, turned_rows
 from unias.training.budget import Budget
 from unias.training.checkpoint import STATE_FILE, TrainState, load_state, save_state
 from unias.training.loop import Averaged, learning_rate
@@ -135,6 +136,14 @@ def test_who_is_augmented() -> None:
     assert not is_augmented("bottle", "none")
 
 
+def is_augmented(product: str, recipe: str) -> bool:
+    return Augmentation(recipe).turns(product) != (0,)
+
+
+def augment(image: np.ndarray, product: str, recipe: str, rng: np.random.Generator) -> np.ndarray:
+    return turned(image, Augmentation(recipe).draw(product, rng))
+
+
 def picture() -> np.ndarray:
     return np.random.default_rng(0).random((3, 6, 6)).astype(np.float32)
 
@@ -183,6 +192,70 @@ def test_augmented_pictures_are_contiguous_and_the_source_is_untouched() -> None
         assert out.shape == image.shape
         torch.from_numpy(out)
     assert np.array_equal(image, copy)
+
+
+@pytest.mark.parametrize(
+    ("product", "recipe", "expected"),
+    [("grid", "mvtec", 4), ("screw", "mvtec", 8), ("cable", "mvtec", 1), ("candle", "visa", 2), ("screw", "none", 1)],
+)
+def test_turns_are_those_that_are_drawn(product: str, recipe: str, expected: int) -> None:
+    augmentation = Augmentation(recipe)
+    rng = np.random.default_rng(0)
+    drawn = {augmentation.draw(product, rng) for _ in range(500)}
+    assert set(augmentation.turns(product)) == drawn
+    assert len(drawn) == expected
+    assert augmentation.turns(product)[0] == 0
+
+
+def test_turns_found_out_are_drawn_equally() -> None:
+    augmentation = Augmentation("auto", {"nut": (0, 2, 6)})
+    rng = np.random.default_rng(0)
+    seen = Counter(augmentation.draw("nut", rng) for _ in range(3000))
+    assert set(seen) == {0, 2, 6}
+    assert all(count / 3000 == pytest.approx(1 / 3, abs=0.03) for count in seen.values())
+    assert {augmentation.draw("bolt", rng) for _ in range(20)} == {0}
+
+
+def test_turn_is_flips_then_rotations() -> None:
+    image = picture()
+    for hflip, vflip, rotations in itertools.product((False, True), (False, True), range(4)):
+        expected = image[:, :, ::-1] if hflip else image
+        expected = expected[:, ::-1] if vflip else expected
+        expected = np.rot90(expected, rotations, axes=(1, 2))
+        assert np.array_equal(turned(image, turn_of(hflip, vflip, rotations)), expected)
+
+
+def test_turns_are_a_group() -> None:
+    image = picture()
+    for first, second in itertools.product(range(TURNS), repeat=2):
+        assert np.array_equal(turned(turned(image, first), second), turned(image, after(first, second)))
+    assert closed([]) == {0}
+    assert closed([1]) == {0, 1, 2, 3}
+    assert closed([4]) == {0, 4}
+    assert len(closed([2, 4])) == 4
+    assert closed([1, 4]) == set(range(TURNS))
+
+
+def test_cached_turns_are_those_of_uncached_photos() -> None:
+    """The same photos in the same turns as ``StepDataset`` would decode, from one entry as they are and one of turns."""
+    samples = [Sample(Path(f"/{n}.png"), ("nut", "bolt")[n % 2], "train", "good", None, f"{n}.png") for n in range(6)]
+    augmentation = Augmentation("auto", {"nut": (0, 3, 5)})
+    rows = turned_rows(samples, augmentation)
+    assert rows == [(0, 3), (0, 5), (2, 3), (2, 5), (4, 3), (4, 5)]
+    plain = {4: np.arange(6, dtype=np.float16).reshape(6, 1, 1, 1) * 10}
+    more = {4: np.array([10 * i + turn for i, turn in rows], dtype=np.float16).reshape(-1, 1, 1, 1)}
+    batches = CachedBatches(
+        plain, [s.key for s in samples], 4, 7, torch.device("cpu"), TurnedFeatures(more, samples, augmentation)
+    )
+    seen = set()
+    for step, (features, keys) in enumerate(batches.features(0, 40)):
+        for value, key in zip(features[4].flatten().tolist(), keys, strict=True):
+            index = int(key.removesuffix(".png"))
+            turn = augmentation.draw(samples[index].product, draw(7, step // 2, key))
+            assert value == 10 * index + turn
+            seen.add((index, turn))
+    assert seen == {(index, 0) for index in range(6)} | set(rows)
+    assert plain[4].flatten().tolist() == [0, 10, 20, 30, 40, 50]
 
 
 def test_draws_depend_on_seed_epoch_and_photo_alone() -> None:

@@ -19,6 +19,11 @@ def train(
     minutes: float | None = typer.Option(None, help="Time from now to the model on disk; fixes the number of steps."),
     steps: int | None = typer.Option(None, min=1, help="Number of optimiser steps."),
     epochs: int | None = typer.Option(None, min=1, help="Passes over the training photos."),
+    recipe: str | None = typer.Option(
+        None,
+        help="Flips and rotations of training photos: auto (found out, a product at a time), none, or the paper's for its "
+        "products, mvtec or visa. Default: the preset's.",
+    ),
     backbone: str | None = typer.Option(None, help="Any timm features_only network with strides 2, 4, 8, 16."),
     weights: str | None = typer.Option(None, help="Its weights: a .safetensors or .pth file, a timm name, or random."),
     size: int | None = typer.Option(None, help="Side of the square input in pixels, a multiple of 32 from 128 up."),
@@ -47,6 +52,7 @@ def train(
         minutes=minutes,
         steps=steps,
         epochs=epochs,
+        recipe=recipe,
         backbone=backbone,
         weights=weights,
         size=size,

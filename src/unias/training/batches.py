@@ -20,7 +20,7 @@ from unias.backbones.timm_backbone import FrozenBackbone
 from unias.data.cache import Arrays
 from unias.data.decode import load_input
 from unias.data.layouts import Sample
-from unias.data.transforms import augment, draw
+from unias.data.transforms import Augmentation, draw, turned
 from unias.errors import DataError
 
 
@@ -44,11 +44,49 @@ def batch_indices(count: int, batch_size: int, seed: int, step: int) -> NDArray[
     return epoch_order(count, seed, epoch)[place * batch_size : (place + 1) * batch_size]
 
 
+class TurnedFeatures:
+    """The cached features of turned photos, each put in the place of the photo as it is where its epoch's draw says so.
+
+    Args:
+        arrays: features of every photo in every turn but 0 that its product allows, photo by photo, turns ascending.
+        samples: the photos, in the order of the features as they are.
+    """
+
+    def __init__(self, arrays: Arrays, samples: Sequence[Sample], augmentation: Augmentation) -> None:
+        self.arrays = arrays
+        self.samples = list(samples)
+        self.augmentation = augmentation
+        self.rows = {place: row for row, place in enumerate(turned_rows(samples, augmentation))}
+
+    def put(self, batch: Arrays, chosen: NDArray[np.int64], seed: int, epoch: int) -> None:
+        """``batch`` holds the photos ``chosen`` as they are; changed in place. The draws are those of ``StepDataset``."""
+        for place, index in enumerate(chosen.tolist()):
+            sample = self.samples[index]
+            turn = self.augmentation.draw(sample.product, draw(seed, epoch, sample.key))
+            if turn:
+                for level, values in batch.items():
+                    values[place] = self.arrays[level][self.rows[index, turn]]
+
+
+def turned_rows(samples: Sequence[Sample], augmentation: Augmentation) -> list[tuple[int, int]]:
+    """(photo, turn) of every row that ``TurnedFeatures`` holds."""
+    return [(i, turn) for i, s in enumerate(samples) for turn in augmentation.turns(s.product) if turn]
+
+
 class CachedBatches:
     """Batches out of memory-mapped features."""
 
-    def __init__(self, arrays: Arrays, names: Sequence[str], batch_size: int, seed: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        arrays: Arrays,
+        names: Sequence[str],
+        batch_size: int,
+        seed: int,
+        device: torch.device,
+        turned: TurnedFeatures | None = None,
+    ) -> None:
         self.arrays = arrays
+        self.turned = turned
         self.names = list(names)
         self.batch_size = batch_size
         self.seed = seed
@@ -58,11 +96,14 @@ class CachedBatches:
     def features(self, start: int, stop: int) -> Iterator[tuple[dict[int, Tensor], list[str]]]:
         for step in range(start, stop):
             chosen = np.sort(batch_indices(len(self.names), self.batch_size, self.seed, step))
+            arrays = {level: np.asarray(array[chosen]) for level, array in self.arrays.items()}
+            if self.turned is not None:
+                self.turned.put(arrays, chosen, self.seed, step // self.steps_per_epoch)
             batch = {
-                level: torch.from_numpy(np.asarray(array[chosen]))
+                level: torch.from_numpy(values)
                 .to(self.device, torch.float32)
                 .contiguous(memory_format=torch.channels_last)
-                for level, array in self.arrays.items()
+                for level, values in arrays.items()
             }
             yield batch, [self.names[index] for index in chosen]
 
@@ -71,12 +112,18 @@ class StepDataset(Dataset[Any]):
     """One item a step: the decoded and augmented photos of that step (picklable, so spawned workers can hold it)."""
 
     def __init__(
-        self, samples: Sequence[Sample], size: int, bits: int | None, recipe: str, batch_size: int, seed: int
+        self,
+        samples: Sequence[Sample],
+        size: int,
+        bits: int | None,
+        augmentation: Augmentation,
+        batch_size: int,
+        seed: int,
     ) -> None:
         self.samples = list(samples)
         self.size = size
         self.bits = bits
-        self.recipe = recipe
+        self.augmentation = augmentation
         self.batch_size = batch_size
         self.seed = seed
         self.steps_per_epoch = -(-len(self.samples) // batch_size)
@@ -87,8 +134,9 @@ class StepDataset(Dataset[Any]):
         chosen = [self.samples[i] for i in batch_indices(len(self.samples), self.batch_size, self.seed, step)]
         try:
             images = [
-                augment(
-                    load_input(s.path, self.size, self.bits)[0], s.product, self.recipe, draw(self.seed, epoch, s.key)
+                turned(
+                    load_input(s.path, self.size, self.bits)[0],
+                    self.augmentation.draw(s.product, draw(self.seed, epoch, s.key)),
                 )
                 for s in chosen
             ]

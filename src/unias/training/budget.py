@@ -13,11 +13,13 @@ class Budget:
     Attributes:
         minutes: the wish.
         reserve: seconds the rest will take, estimated by the caller (it measures one evaluated photo).
+        also: other options that repeat the run, beside --steps.
     """
 
     minutes: float
     start: float = field(default_factory=time.monotonic)
     reserve: float = 0.0
+    also: str = ""
 
     def elapsed(self) -> float:
         return time.monotonic() - self.start

@@ -16,6 +16,7 @@ from unias.config import LEVELS, STRIDES, Config
 from unias.data.cache import Arrays, bytes_needed, cache_root, content_key, open_entry, write_entry
 from unias.data.decode import load_input
 from unias.data.layouts import Sample
+from unias.data.transforms import turned
 from unias.errors import DataError
 from unias.files import ensure_folder, sha256_of_tensors
 from unias.model.filters import Standardize
@@ -28,7 +29,8 @@ BATCH = 8
 class Features:
     """Features of ``samples``, in their order: {level: (n, C, H, W)} a batch.
 
-    After ``fill`` they are read back from disk (float16); before it each pass decodes the photos again.
+    After ``fill`` they are read back from disk (float16); before it each pass decodes the photos again. ``turns``: how each
+    photo is laid down, by default as it is.
     """
 
     def __init__(
@@ -38,8 +40,10 @@ class Features:
         config: Config,
         device: torch.device,
         progress: Progress,
+        turns: Sequence[int] | None = None,
     ) -> None:
         self.samples = list(samples)
+        self.turns = list(turns) if turns is not None else [0] * len(self.samples)
         self.backbone = backbone
         self.config = config
         self.device = device
@@ -51,10 +55,13 @@ class Features:
         size = self.config.size
         return {k: (self.backbone.channels[k], size // STRIDES[k], size // STRIDES[k]) for k in LEVELS}
 
-    def fits_cache(self) -> bool:
-        """Whether a cache entry of these photos stays within the bound and the free disk; says so where it does not."""
-        needed, root = bytes_needed(len(self.samples), self.shapes()), cache_root()
-        wanted = f"the features of {len(self.samples)} photos need {needed / 2**30:.1f} GiB"
+    def fits_cache(self, more: int = 0) -> bool:
+        """Whether cache entries of these photos and ``more`` stay within the bound and the free disk; says so where not."""
+        count = len(self.samples) + more
+        needed, root = bytes_needed(count, self.shapes()), cache_root()
+        wanted = (
+            f"the features of {count} photos{', turned ones among them,' if more else ''} need {needed / 2**30:.1f} GiB"
+        )
         if needed > self.config.train.cache_gib * 2**30:
             self.progress.say(
                 f"{wanted}, more than cache_gib allows: they are computed anew at every step, which is slower."
@@ -88,6 +95,7 @@ class Features:
                 "device": self.device.type,
                 "torch": torch.__version__,
                 "version": 2,
+                **({"turns": self.turns} if any(self.turns) else {}),
             },
         )
         arrays = open_entry(key, len(self.samples))
@@ -116,8 +124,8 @@ class Features:
         chosen = list(range(len(self.samples))) if indices is None else list(indices)
 
         def decode(start: int) -> NDArray[np.float32]:
-            rows = [self.samples[index] for index in chosen[start : start + BATCH]]
-            return np.stack([load_input(s.path, self.config.size, self.config.bits)[0] for s in rows])
+            rows = [(self.samples[index], self.turns[index]) for index in chosen[start : start + BATCH]]
+            return np.stack([turned(load_input(s.path, self.config.size, self.config.bits)[0], t) for s, t in rows])
 
         with ThreadPoolExecutor(max_workers=2) as pool, self.progress.stage(name, len(chosen)) as advance:
             starts = list(range(0, len(chosen), BATCH))

@@ -191,7 +191,8 @@ class Trainer:
         mean = sum(settled[: max(1, int(len(settled) * 0.95))]) / max(1, int(len(settled) * 0.95))
         total = self.budget.steps_that_fit(done, mean)
         self.progress.say(
-            f"{mean * 1000:.0f} ms a step: {total} steps in {self.budget.minutes:g} minutes (repeat exactly with --steps {total})"
+            f"{mean * 1000:.0f} ms a step: {total} steps in {self.budget.minutes:g} minutes"
+            f" (repeat exactly with --steps {total}{self.budget.also})"
         )
         return done, total
 
