@@ -22,7 +22,8 @@ from unias.data.transforms import TURNS, closed, turned
 from unias.progress import Progress
 from unias.training.features import BATCH
 
-QUERIES, REFERENCES, NEAREST = 16, 64, 3  # photos that are turned, photos they are compared with, neighbours averaged
+QUERIES, REFERENCES, NEAREST = 48, 64, 3  # photos that are turned, photos they are compared with, neighbours averaged
+SIZE = 128  # pixels: the same ratios as 224, in a third of the time
 FEWEST = 8  # photos of a product; with fewer nothing is said
 TOLERANCE = (
     1.05  # a turned photo may lie so much further off; 1.15 took in screws and tiles, and screws fell (docs/LOG.md)
@@ -62,7 +63,7 @@ def turned_distances(
     samples: Sequence[Sample], backbone: FrozenBackbone, config: Config, device: torch.device
 ) -> Tensor:
     """(8,): how far photos in each turn lie from their nearest other photos, mean over some of the photos."""
-    images = [load_input(sample.path, config.size, config.bits)[0] for sample in samples]
+    images = [load_input(sample.path, SIZE, config.bits)[0] for sample in samples]
     maps = _maps(images, backbone, device)
     centre = {k: v.mean(dim=(0, 2, 3), keepdim=True) for k, v in maps.items()}
     spread = {k: v.std(dim=(0, 2, 3), keepdim=True) + 1e-6 for k, v in maps.items()}
