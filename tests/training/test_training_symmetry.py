@@ -42,9 +42,9 @@ def everywhere(rng: np.random.Generator) -> np.ndarray:
 
 
 def striped(rng: np.random.Generator) -> np.ndarray:
-    """Upright stripes at a chance offset: flips and half rotations, no quarter."""
-    columns = np.arange(96)[None, :] + rng.uniform(0, 12)
-    return 120 + 90 * np.sin(2 * np.pi * columns / 12) * np.ones((96, 1)) + rng.normal(0, 3, (96, 96))
+    """Upright stripes at chance places: flips and half rotations, no quarter."""
+    line = np.repeat(rng.choice([30.0, 120.0, 220.0], 24), 4)
+    return np.tile(line, (96, 1)) + rng.normal(0, 3, (96, 96))
 
 
 def save(root: Path, product: str, paint: Paint, count: int) -> None:
