@@ -456,14 +456,14 @@ def test_photo_cut_short_in_the_middle_of_training(make_data: Any, retrain: Any,
             (data / key).write_bytes(content[: len(content) // 2])
 
     with pytest.raises(DataError, match=r"truncated or damaged.*--skip-bad\.?$") as caught:
-        retrain("model", data=data, recipe="mvtec", progress=Saboteur(cut_short))
+        retrain("model", data=data, recipe="mvtec", cache=False, progress=Saboteur(cut_short))
     assert any(str(data / key) in str(caught.value) for key in learned)
     assert not (tmp_path / "model" / "manifest.json").exists()
     for key in learned[1:]:  # all but one are good again
         Image.fromarray(np.full((96, 96, 3), 90, np.uint8)).save(data / key)
     with pytest.raises(DataError, match=r"--skip-bad"):
-        retrain("other", data=data, recipe="mvtec")
-    skipped = retrain("skipped", data=data, recipe="mvtec", skip_bad=True)
+        retrain("other", data=data, recipe="mvtec", cache=False)
+    skipped = retrain("skipped", data=data, recipe="mvtec", cache=False, skip_bad=True)
     assert any("left out" in line and str(data / learned[0]) in line for line in skipped.said)
     used = {key for product in skipped.model.products for key in (*product.train, *product.held_out)}
     assert used == {sample.key for sample in scan(data).train()} - {learned[0]}

@@ -194,7 +194,7 @@ def test_ctrl_c_with_workers(
     """In a terminal Ctrl-C reaches the workers too; photos that are turned anew each epoch, so that nothing is cached."""
     data = make_data(tmp_path / "data", products=("bottle",), train=10)
     settings = tmp_path / "workers.yaml"
-    changed = dataclasses.replace(config, train=dataclasses.replace(config.train, recipe="mvtec"))
+    changed = dataclasses.replace(config, train=dataclasses.replace(config.train, recipe="mvtec", cache=False))
     settings.write_text(dump_config(changed), encoding="utf-8")
     model, whole = tmp_path / "model", tmp_path / "whole"
     command = ["train", data, "-o", model, "--config", settings, "--threads", 1]
