@@ -37,11 +37,14 @@ def cache_root() -> Path:
 def content_key(paths: Sequence[Path], settings: dict[str, object]) -> str:
     """A hash of the photos' bytes, in order, and of every setting that changes their features."""
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode("utf-8"))
+    known: dict[Path, bytes] = {}  # a photo that is there in several turns is read once
     for path in paths:
         try:
-            digest.update(bytes.fromhex(sha256(path)))
+            content = known.get(path) or bytes.fromhex(sha256(path))
         except OSError as error:
             raise DataError(f"{path}: cannot be read: {error.strerror}. Check its permissions.") from error
+        known[path] = content
+        digest.update(content)
     return digest.hexdigest()[:32]
 
 

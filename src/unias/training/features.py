@@ -125,7 +125,11 @@ class Features:
 
         def decode(start: int) -> NDArray[np.float32]:
             rows = [(self.samples[index], self.turns[index]) for index in chosen[start : start + BATCH]]
-            return np.stack([turned(load_input(s.path, self.config.size, self.config.bits)[0], t) for s, t in rows])
+            paths = {
+                sample.path for sample, _ in rows
+            }  # the turns of a photo lie side by side: it is decoded once for them
+            images = {path: load_input(path, self.config.size, self.config.bits)[0] for path in paths}
+            return np.stack([turned(images[sample.path], turn) for sample, turn in rows])
 
         with ThreadPoolExecutor(max_workers=2) as pool, self.progress.stage(name, len(chosen)) as advance:
             starts = list(range(0, len(chosen), BATCH))

@@ -76,7 +76,11 @@ def turned_distances(
     places = np.linspace(0, len(images) - 1, min(QUERIES, len(images))).round().astype(int).tolist()
     found = []
     for turn in range(TURNS):
-        queries = flat(_maps([turned(images[place], turn) for place in places], backbone, device))
+        queries = (
+            flat(_maps([turned(images[place], turn) for place in places], backbone, device))
+            if turn
+            else references[places]
+        )
         distances = torch.stack([(query - references).square().sum(dim=1).sqrt() for query in queries])
         distances[torch.arange(len(places)), torch.tensor(places)] = torch.inf  # not the photo itself
         found.append(distances.topk(min(NEAREST, len(images) - 1), largest=False).values.mean())
