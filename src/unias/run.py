@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,6 +17,7 @@ from unias.backbones.timm_backbone import FrozenBackbone
 from unias.calibration.cuts import highest_cut
 from unias.config import Config, to_dict
 from unias.data.layouts import Dataset, Sample
+from unias.data.split import spaced
 from unias.data.transforms import TURNS, Augmentation
 from unias.errors import DataError
 from unias.inference.store import STATE_FOLDER, ProductInfo, build_detector
@@ -245,17 +245,11 @@ def fit_statistics(detector: Detector, features: Features) -> None:
     if detector.config.fusion != "mean":
         return
     for place, name in enumerate(products):
-        rows = _spread([i for i, s in enumerate(features.samples) if s.product == name])
+        own = [i for i, s in enumerate(features.samples) if s.product == name]
+        rows = [own[place] for place in spaced(len(own), STATISTICS_PHOTOS)]
         kept: dict[int, list[Tensor]] = {}
         for batch in features.batches(f"usual noise of {name}", rows):
             for level, values in detector.levels_of(detector.unias(batch)).items():
                 kept.setdefault(level, []).append(values)
         levels = {level: torch.cat(values) for level, values in kept.items()}
         statistics.fit_levels(place, levels, detector.local, detector.config.local_spread)
-
-
-def _spread(rows: list[int]) -> list[int]:
-    """At most STATISTICS_PHOTOS of them, evenly spread."""
-    if len(rows) <= STATISTICS_PHOTOS:
-        return rows
-    return [rows[place] for place in np.linspace(0, len(rows) - 1, STATISTICS_PHOTOS).round().astype(int).tolist()]

@@ -1,10 +1,14 @@
-"""Which good photos are held out for the cuts: chosen by hash, so by seed and names alone, on every machine."""
+"""Which good photos are held out for the cuts: chosen by hash, so by seed and names alone, on every machine; and which of
+many stand for all: evenly spaced."""
 
 from __future__ import annotations
 
 import hashlib
 import math
 from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
 
 from unias.data.layouts import Sample
 from unias.errors import UsageError
@@ -47,6 +51,13 @@ def hold_out_products(
         train, held = hold_out(list(by_key), seed, fraction, at_least)
         split[product] = ([by_key[key] for key in train], [by_key[key] for key in held])
     return split
+
+
+def spaced(length: int, count: int) -> NDArray[np.int64]:
+    """At most ``count`` of the places 0 .. ``length`` - 1, evenly spaced, both ends among them."""
+    if length <= count:
+        return np.arange(length)
+    return np.linspace(0, length - 1, count).round().astype(np.int64)
 
 
 def _rank(seed: int, key: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from unias.evaluation.metrics import spaced
+from unias.data.split import spaced
 
 Keys = NDArray[np.uint32]
 Ints = NDArray[np.int64]

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from unias.data.split import spaced
 from unias.errors import DataError
 from unias.evaluation.regions import region_of_pixels
 
@@ -372,13 +373,6 @@ def _pair(labels: ArrayLike, scores: ArrayLike) -> tuple[Bools, NDArray[Any]]:
     if values.dtype not in (np.float32, np.float64):
         values = values.astype(np.float32 if values.dtype == np.float16 else np.float64)
     return truth.astype(np.bool_, copy=False).reshape(-1), values.reshape(-1)
-
-
-def spaced(length: int, count: int) -> NDArray[np.int64]:
-    """At most ``count`` of the places 0 .. ``length`` - 1, evenly spaced, both ends among them."""
-    if length <= count:
-        return np.arange(length)
-    return np.linspace(0, length - 1, count).round().astype(np.int64)
 
 
 def _every(values: NDArray[Any], count: int) -> NDArray[Any]:

@@ -26,8 +26,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from unias.data.split import spaced
 from unias.evaluation.keys import Ints, Keys, keys_of, scores_of
-from unias.evaluation.metrics import NAN, Best, Floats, area_until, spaced
+from unias.evaluation.metrics import NAN, Best, Floats, area_until
 from unias.evaluation.spool import Photo, chunks
 
 FAN = 256  # cells that a split gives

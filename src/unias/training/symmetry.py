@@ -18,6 +18,7 @@ from unias.backbones.timm_backbone import FrozenBackbone
 from unias.config import Config
 from unias.data.decode import load_input
 from unias.data.layouts import Sample
+from unias.data.split import spaced
 from unias.data.transforms import TURNS, closed, turned
 from unias.progress import Progress
 from unias.training.features import BATCH
@@ -43,7 +44,9 @@ def allowed_turns(
             own = [sample for sample in samples if sample.product == product]
             allowed[product] = (0,)
             if len(own) >= FEWEST:
-                distances = turned_distances(_spread(own, REFERENCES), backbone, config, device)
+                distances = turned_distances(
+                    [own[place] for place in spaced(len(own), REFERENCES)], backbone, config, device
+                )
                 allowed[product] = largest_group(distances.tolist())
             advance(1)
     return allowed
@@ -73,7 +76,7 @@ def turned_distances(
         return torch.cat(parts, dim=1)
 
     references = flat(maps)
-    places = np.linspace(0, len(images) - 1, min(QUERIES, len(images))).round().astype(int).tolist()
+    places = spaced(len(images), QUERIES).tolist()
     found = []
     for turn in range(TURNS):
         queries = (
@@ -94,9 +97,3 @@ def _maps(images: Sequence[np.ndarray], backbone: FrozenBackbone, device: torch.
         for level, grid in GRIDS.items():
             kept[level].append(F.adaptive_avg_pool2d(features[level].float(), grid))
     return {level: torch.cat(parts) for level, parts in kept.items()}
-
-
-def _spread(rows: Sequence[Sample], most: int) -> list[Sample]:
-    """At most so many, evenly spread."""
-    places = np.linspace(0, len(rows) - 1, min(most, len(rows))).round().astype(int)
-    return [rows[place] for place in places.tolist()]
