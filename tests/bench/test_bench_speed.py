@@ -288,3 +288,20 @@ def test_exports_are_rows(configs: dict[str, Config], model_folder: Path, tmp_pa
         assert rows[name]["map_difference"] < 1e-4
     assert 0 < rows["paper-openvino-int8"]["map_difference"] < 1
     assert abs(rows["small-openvino"]["pap_lost"]) < 0.01
+
+
+def test_the_rest_of_the_page_can_be_left_out(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """--rows-only starts no training and no command line, and the page and the bars say why there is nothing."""
+    monkeypatch.setattr(speed, "measure_startup", lambda rounds: pytest.fail("was measured"))
+    document, page = run(training=True, rows_only=True, only=["paper-fused"])
+    assert document["training"] == document["startup"] == {"fault": speed.LEFT_OUT}
+    said = [one for one in document["bars"] if speed.LEFT_OUT in one["measured"]]
+    assert len(said) == 3
+    assert all(one["met"] is None for one in said)
+    assert page.count(speed.LEFT_OUT) == 5
+
+
+def test_as_many_fresh_processes_as_asked_for() -> None:
+    assert make_plan(2, 9, False).probes == 3
+    assert make_plan(2, 9, False, probes=1).probes == 1
+    assert make_plan(2, 1, False).probes == 1

@@ -170,6 +170,8 @@ def _small(document: Document) -> Bar:
 
 def _help(startup: Mapping[str, Any]) -> Bar:
     what, asked = '`unias --help` against `python -c "import torch"`', "under a third of the time"
+    if startup.get("fault") is not None:
+        return bar(what, asked, startup["fault"], None)
     seconds = startup["seconds"]
     measured = f"{startup['share']:.2f} of it ({seconds['help']:.2f} s, {seconds['torch']:.2f} s)"
     return bar(what, asked, measured, startup["share"] < HELP_SHARE)

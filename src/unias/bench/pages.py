@@ -58,12 +58,10 @@ def speed_page(document: Document) -> str:
     ]
     lines += ["## `small`: backbone and the rest alone", "", *_parts(document["parts"]), ""]
     lines += ["## Training step", "", *_training(document["training"]), ""]
-    seconds = document["startup"]["seconds"]
     lines += [
         "## Start of the command line",
         "",
-        f"`unias --help` takes {seconds['help']:.2f} s, `python -c 'import torch'` {seconds['torch']:.2f} s: "
-        f"{document['startup']['share']:.2f} of it (medians of {document['startup']['rounds']}, in turn).",
+        _startup(document["startup"]),
         "",
         "## Bars",
         "",
@@ -147,6 +145,16 @@ def _parts(parts: Mapping[str, Any]) -> list[str]:
         "rest over backbone",
     )
     return table(headings, rows)
+
+
+def _startup(startup: Mapping[str, Any]) -> str:
+    if startup.get("fault") is not None:
+        return str(startup["fault"])
+    seconds = startup["seconds"]
+    return (
+        f"`unias --help` takes {seconds['help']:.2f} s, `python -c 'import torch'` {seconds['torch']:.2f} s: "
+        f"{startup['share']:.2f} of it (medians of {startup['rounds']}, in turn)."
+    )
 
 
 def _training(training: Mapping[str, Any]) -> list[str]:

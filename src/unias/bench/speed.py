@@ -51,6 +51,7 @@ from unias.runtime import half_of, set_threads
 BATCHES = (1, PHOTOS)
 BLOCKS = {1: Block(3, 0.5, 50), PHOTOS: Block(1, 0.5, 20)}
 PARTS = ("backbone", "backbone, NCHW", "the rest")
+LEFT_OUT = "not measured: left out by --rows-only"
 Row = dict[str, Any]
 
 
@@ -63,6 +64,7 @@ class Plan:
         probes: fresh processes a row.
         calls: after the first photo in each of them, and as many batches.
         blocks: {batch: how often a row is called in one round}.
+        rows_only: training steps and the start of the command line are left out.
     """
 
     threads: int
@@ -72,13 +74,14 @@ class Plan:
     calls: int
     blocks: Mapping[int, Block]
     quick: bool = False
+    rows_only: bool = False
 
 
-def make_plan(threads: int, rounds: int, quick: bool) -> Plan:
+def make_plan(threads: int, rounds: int, quick: bool, probes: int | None = None, rows_only: bool = False) -> Plan:
     """``quick``: everything once."""
     if quick:
-        return Plan(threads, 1, 1, 1, 1, dict.fromkeys(BATCHES, ONCE), quick)
-    return Plan(threads, rounds, max(1, rounds // 3), min(rounds, 3), 3, BLOCKS)
+        return Plan(threads, 1, 1, 1, 1, dict.fromkeys(BATCHES, ONCE), quick, rows_only)
+    return Plan(threads, rounds, max(1, rounds // 3), probes or min(rounds, 3), 3, BLOCKS, rows_only=rows_only)
 
 
 def run_speed(
@@ -91,6 +94,8 @@ def run_speed(
     rounds: int = 9,
     only: Sequence[str] = (),
     quick: bool = False,
+    probes: int | None = None,
+    rows_only: bool = False,
     progress: Progress | None = None,
     configs: Mapping[str, Config] | None = None,
 ) -> dict[str, Any]:
@@ -102,6 +107,8 @@ def run_speed(
         subset: a file that lists the test photos that pAP is read on.
         only: names of rows; the yardstick is always among them. All where empty.
         quick: one round, one call each: shows that everything runs, its figures are noise.
+        probes: fresh processes a row, for first photo and peak memory; None = as many as rounds, at most 3.
+        rows_only: leave out training steps and the start of the command line, which no row touches.
         configs: settings of ``paper`` and ``small`` in place of the presets (tests).
 
     Raises:
@@ -129,7 +136,9 @@ def run_speed(
                 else random_subject("small", settings["small"], home, source)
             )
         subjects["paper"] = random_subject("paper", settings["paper"], home, source)
-        document = Speed(make_plan(threads, rounds, quick), home, variants, subjects, keys, progress).measure()
+        document = Speed(
+            make_plan(threads, rounds, quick, probes, rows_only), home, variants, subjects, keys, progress
+        ).measure()
         document["subset"] = subset.name if subset is not None else None
         document["bars"] = [*speed_bars(document), *kept_scale_bars(out / "scale.json")]
         write_json(out / "speed.json", document)
@@ -174,9 +183,7 @@ class Speed:
         parts = self._parts(done)
         rates = {name: 2 * MULTIPLY_ADDS / typical(done, name) for name in done[0] if "@" not in name}
         self.runners.clear()
-        training = self._training()
-        self.progress.say("start of the command line")
-        startup = measure_startup(1 if self.plan.quick else 5)
+        training, startup = self._training(), self._startup()
         self._accuracy()
         return {
             **marks,
@@ -317,8 +324,17 @@ class Speed:
             for batch in BATCHES
         }
 
+    def _startup(self) -> dict[str, Any]:
+        """Of the command line."""
+        if self.plan.rows_only:
+            return {"fault": LEFT_OUT}
+        self.progress.say("start of the command line")
+        return {"fault": None, **measure_startup(1 if self.plan.quick else 5)}
+
     def _training(self) -> dict[str, Any]:
         """Steps of ``paper`` in a process of its own."""
+        if self.plan.rows_only:
+            return {"fault": LEFT_OUT}
         self.progress.say("training steps of paper")
         answer = in_fresh_process(
             "training",

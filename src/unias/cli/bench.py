@@ -40,6 +40,12 @@ def speed(
     threads: int = BenchThreads,
     rounds: int = Rounds,
     quick: bool = Quick,
+    probes: int | None = typer.Option(
+        None, min=1, help="Fresh processes a row: first photo, memory. Default: as many as rounds, at most 3."
+    ),
+    rows_only: bool = typer.Option(
+        False, "--rows-only", help="Leave out training steps and the start of the command line."
+    ),
     as_json: bool = options.AsJson,
     quiet: bool = options.Quiet,
 ) -> None:
@@ -58,6 +64,8 @@ def speed(
         rounds=rounds,
         only=only,
         quick=quick,
+        probes=probes,
+        rows_only=rows_only,
         progress=options.progress(quiet),
     )
     options.answer(as_json, document, _closing(document["bars"], output / "speed.md"))
