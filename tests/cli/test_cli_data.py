@@ -1,0 +1,52 @@
+"""``unias data``: what was understood of a folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def reject(constant: str) -> None:
+    raise AssertionError(f"{constant} is not JSON")
+
+
+def strict(text: str) -> Any:
+    """JSON without NaN, one object on one line."""
+    assert text.endswith("\n")
+    assert text.count("\n") == 1
+    return json.loads(text, parse_constant=reject)
+
+
+def test_data_on_a_good_folder(cli: Any, tiny_data: Path) -> None:
+    answer = cli("data", tiny_data, "--json")
+    assert answer.code == 0, answer.err
+    report = strict(answer.out)
+    assert report["layout"] == "mvtec"
+    assert report["errors"] == []
+    product = report["products"]["Dichtung groß"]
+    assert (product["train_good"], product["test_good"], product["masks"]) == (8, 3, 3)
+    assert product["test_defective"] == {"hole": 2, "scratch": 1}
+    assert product["bits"] == {"8": 14}
+    told = cli("data", tiny_data)
+    assert told.code == 0
+    for word in ("Dichtung groß", "plaque gravée", "mvtec", "scratch 1", "96 x 96"):
+        assert word in told.out
+
+
+def test_data_on_a_bad_folder(cli: Any, tiny_data: Path, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(tiny_data, tmp_path / "data"))
+    bad = [data / "plaque gravée" / "train" / "good" / "001.png", data / "Dichtung groß" / "test" / "hole" / "002.png"]
+    bad[0].write_bytes(b"")
+    bad[1].write_bytes(bad[1].read_bytes()[:100])
+    answer = cli("data", data)
+    assert answer.code == 3
+    assert answer.out.count("error: ") == 2
+    assert all(str(path) in answer.out for path in bad)
+    report = strict(cli("data", data, "--json", "-q").out)
+    assert len(report["errors"]) == 2
