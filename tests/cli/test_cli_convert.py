@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from cli_answers import strict
 
 import unias
 from unias.backbones.timm_backbone import FrozenBackbone, create_network, use_authors_padding
@@ -24,17 +25,6 @@ from unias.model.convert import our_name
 from unias.presets import PRESETS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def reject(constant: str) -> None:
-    raise AssertionError(f"{constant} is not JSON")
-
-
-def strict(text: str) -> Any:
-    """JSON without NaN, one object on one line."""
-    assert text.endswith("\n")
-    assert text.count("\n") == 1
-    return json.loads(text, parse_constant=reject)
 
 
 INVERSE: list[tuple[str, str]] = [

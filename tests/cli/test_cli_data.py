@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cli_answers import strict
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def reject(constant: str) -> None:
-    raise AssertionError(f"{constant} is not JSON")
-
-
-def strict(text: str) -> Any:
-    """JSON without NaN, one object on one line."""
-    assert text.endswith("\n")
-    assert text.count("\n") == 1
-    return json.loads(text, parse_constant=reject)
 
 
 def test_data_on_a_good_folder(cli: Any, tiny_data: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cli_answers import reject, strict
 from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
 
@@ -20,17 +21,6 @@ from unias.evaluation.protocol import KEYS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 Values = dict[str, Any]
-
-
-def reject(constant: str) -> None:
-    raise AssertionError(f"{constant} is not JSON")
-
-
-def strict(text: str) -> Any:
-    """JSON without NaN, one object on one line."""
-    assert text.endswith("\n")
-    assert text.count("\n") == 1
-    return json.loads(text, parse_constant=reject)
 
 
 @pytest.fixture(scope="module")

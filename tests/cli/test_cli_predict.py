@@ -10,21 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cli_answers import strict
 from PIL import Image
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 Values = dict[str, Any]
-
-
-def reject(constant: str) -> None:
-    raise AssertionError(f"{constant} is not JSON")
-
-
-def strict(text: str) -> Any:
-    """JSON without NaN, one object on one line."""
-    assert text.endswith("\n")
-    assert text.count("\n") == 1
-    return json.loads(text, parse_constant=reject)
 
 
 def rows_of(out: Path) -> list[Values]:

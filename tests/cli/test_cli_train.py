@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cli_answers import strict
 
 import unias
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def reject(constant: str) -> None:
-    raise AssertionError(f"{constant} is not JSON")
-
-
-def strict(text: str) -> Any:
-    """JSON without NaN, one object on one line."""
-    assert text.endswith("\n")
-    assert text.count("\n") == 1
-    return json.loads(text, parse_constant=reject)
 
 
 def test_train_says_where_and_what(cli: Any, tiny_data: Path, tiny_yaml: Path, tmp_path: Path) -> None:
