@@ -25,16 +25,24 @@ def sine_positions(width: int, grid: int) -> Tensor:
     return torch.cat([rows, columns], dim=-1).reshape(grid * grid, width).to(torch.float32)
 
 
-def neighbour_mask(grid: int, window: int = 7) -> Tensor:
+def neighbour_mask(grid: int | tuple[int, int], window: int | tuple[int, int] = 7) -> Tensor:
     """(T, T) bool, True = forbidden: a query may not attend to the window centred on itself, cut off at the border.
 
-    Prevents the decoder from copying a token onto itself. Raises ValueError where the window would cover the grid.
+    ``grid`` and ``window``: one side, or (rows, columns). Prevents the decoder from copying a token onto itself. Raises
+    ValueError where the window would cover the grid.
     """
-    if window >= grid:
+    rows, columns = (grid, grid) if isinstance(grid, int) else grid
+    high, wide = (window, window) if isinstance(window, int) else window
+    if high >= rows and wide >= columns:
         raise ValueError(
-            f"a {window} x {window} window leaves the centre of a {grid} x {grid} grid nothing to attend to"
+            f"a {high} x {wide} window leaves the centre of a {rows} x {columns} grid nothing to attend to"
         )
-    place = torch.arange(grid)
-    near = (place[:, None] - place[None, :]).abs() <= window // 2
-    mask = near[:, None, :, None] & near[None, :, None, :]
-    return mask.reshape(grid * grid, grid * grid)
+    vertical, horizontal = (_near(side, reach) for side, reach in ((rows, high), (columns, wide)))
+    mask = vertical[:, None, :, None] & horizontal[None, :, None, :]
+    return mask.reshape(rows * columns, rows * columns)
+
+
+def _near(side: int, window: int) -> Tensor:
+    """(side, side) bool: places along one side at most half a window apart."""
+    place = torch.arange(side)
+    return (place[:, None] - place[None, :]).abs() <= window // 2
