@@ -13,7 +13,7 @@ import torch
 
 from unias.bench.growth import gathered, groups, pick_watched, product_folders
 from unias.bench.products import folder_bytes, many_products, widen
-from unias.bench.scale import linked_tests, make_plan, run_scale
+from unias.bench.scale import linked_tests, make_plan, median_error, mixed, run_scale
 from unias.bench.subjects import load_trained
 from unias.config import Config
 from unias.data.layouts import scan
@@ -192,3 +192,20 @@ def test_plans() -> None:
     plan = make_plan((500, 100, 500), (5, 300), (1,), 2, 9, False, False)
     assert plan.images == (100, 500)
     assert make_plan((1,), (5, 300), (1,), 2, 9, False, True).products == (2, 6)
+
+
+def test_few_photos_are_a_mix_as_many_are() -> None:
+    """Photos lie product by product: the first hundred in their own order would be of one product."""
+    photos = [Path(f"{name}/{number:03}.png") for name in ("a", "b") for number in range(100)]
+    shuffled = mixed(photos)
+    assert sorted(shuffled) == sorted(photos)
+    assert shuffled == mixed(photos)
+    assert 30 < sum(path.parent.name == "a" for path in shuffled[:100]) < 70
+
+
+def test_error_of_a_median_is_that_of_drawn_ones() -> None:
+    rng = np.random.default_rng(0)
+    drawn = rng.normal(100.0, 8.0, (4000, 9))
+    told = np.mean([median_error(row.tolist()) for row in drawn])
+    assert told == pytest.approx(np.median(drawn, axis=1).std(), rel=0.05)
+    assert median_error([7.0]) == 7.0  # one figure tells nothing

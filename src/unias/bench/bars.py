@@ -200,11 +200,7 @@ def _products(document: Document) -> Bar:
     few, many = found["few"]["products"], found["many"]["products"]
     time, disk, memory = found["time_ratio"], found["disk_mb_a_product"], found["memory_mb_a_product"]
     noise = found["memory_noise_mb_a_product"]
-    said = (
-        "memory not measured"
-        if memory is None
-        else f"{memory:+.3f} MB of peak memory (runs of one model spread over {noise:.3f})"
-    )
+    said = "memory not measured" if memory is None else f"{memory:+.3f} MB of peak memory (give or take {noise:.3f})"
     measured = f"{many} against {few}: time x {time:.3f}, {disk:.4f} MB on disk and {said} a product"
     if (many, few) != (300, 5):
         return bar(what, asked, f"not measured: other numbers were asked for ({measured})", None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from unias.bench.accuracy import read_keys
@@ -167,7 +169,7 @@ def make_plan(
             (8, 16), (min(few, 2), min(many, 6)), tuple(growth), 2, threads, 1, 1, 8, ONCE, evaluation, True
         )
     return ScalePlan(
-        counts, (few, many), tuple(growth), PHOTOS, threads, rounds, 5, 64, Block(3, 0.5, 20), evaluation, False
+        counts, (few, many), tuple(growth), PHOTOS, threads, rounds, 9, 64, Block(3, 0.5, 20), evaluation, False
     )
 
 
@@ -186,7 +188,7 @@ def _demo(folder: Path, seed: int, quick: bool) -> tuple[list[Dataset], str | No
 
 def measure_images(plan: ScalePlan, folder: Path, dataset: Dataset, home: Path, progress: Progress) -> dict[str, Any]:
     """Every count in a process of its own, ascending; all but the largest once more after it, since machines drift."""
-    photos = [sample.path for sample in dataset.test() or list(dataset.samples)]
+    photos = mixed([sample.path for sample in dataset.test() or list(dataset.samples)])
     order = [*plan.images, *plan.images[-2::-1]]
     answers: dict[int, list[dict[str, Any]]] = {count: [] for count in plan.images}
     with progress.stage("photos", sum(order)) as advance:
@@ -202,6 +204,12 @@ def measure_images(plan: ScalePlan, folder: Path, dataset: Dataset, home: Path, 
     if plan.evaluation:
         found["evaluation"] = _evaluations(plan, folder, dataset, home, progress)
     return found
+
+
+def mixed(photos: Sequence[Path]) -> list[Path]:
+    """In one random order: photos lie product by product and differ in what it takes to decode them, so that few of them in
+    their own order would be others than many."""
+    return [photos[place] for place in np.random.default_rng(0).permutation(len(photos))]
 
 
 def _images_row(count: int, answers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -300,10 +308,17 @@ def measure_products(
     found["statistics_mb_a_product"] = (many["statistics_bytes"] - few["statistics_bytes"]) / more / MEGABYTE
     known = few["peaks_mib"] and many["peaks_mib"]
     mib = 2**20 / more / MEGABYTE
-    spread = max(max(one["peaks_mib"]) - min(one["peaks_mib"]) for one in (few, many)) if known else 0.0
+    noise = 2 * math.hypot(*(median_error(one["peaks_mib"]) for one in (few, many))) if known else 0.0
     found["memory_mb_a_product"] = (many["peak_mib"] - few["peak_mib"]) * mib if known else None
-    found["memory_noise_mb_a_product"] = spread * mib if known else None
+    found["memory_noise_mb_a_product"] = noise * mib if known else None
     return found
+
+
+def median_error(values: Sequence[float]) -> float:
+    """The standard error of a median of normal figures: 1.2533 * deviation / sqrt(n); the whole of a single figure."""
+    if len(values) < 2:
+        return abs(values[0])
+    return 1.2533 * statistics.stdev(values) / math.sqrt(len(values))
 
 
 def _judge(detector: Detector, images: torch.Tensor) -> Call:

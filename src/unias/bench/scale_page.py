@@ -44,7 +44,7 @@ def _images(images: Mapping[str, Any]) -> list[str]:
     lines = [
         *table(("photos", "ms a photo", "of each run", "first / last tenth", "peak memory, MiB"), rows),
         "",
-        f"`Model.predict` on {images['photos']} photos of the data folder in turn, decoding included, results dropped, a "
+        f"`Model.predict` on {images['photos']} photos of the data folder in turn, shuffled once, decoding included, results dropped, a "
         "fresh process for each count; all counts but the largest are run before it and after it, since machines drift.",
     ]
     evaluation = images.get("evaluation")
@@ -82,11 +82,7 @@ def _products(document: Document) -> list[str]:
         for one in (found["few"], found["many"])
     ]
     memory, noise = found["memory_mb_a_product"], found["memory_noise_mb_a_product"]
-    said = (
-        "memory not measured"
-        if memory is None
-        else f"{memory:+.3f} MB of peak memory (runs of one model spread over {noise:.3f})"
-    )
+    said = "memory not measured" if memory is None else f"{memory:+.3f} MB of peak memory (give or take {noise:.3f})"
     headings = (
         "products",
         "made from",

@@ -1,6 +1,6 @@
 """UniAD (You et al., NeurIPS 2022): reconstruct all levels' features on one grid with layer-wise queries.
 
-    features -> one 14 x 14 grid -> jitter -> tokens -> encoder (neighbours masked) -> decoder, a learned query a layer -> features
+features -> one grid -> jitter -> tokens -> encoder (neighbours masked) -> decoder, a learned query a layer -> features
 """
 
 from __future__ import annotations
