@@ -44,8 +44,9 @@ def _images(images: Mapping[str, Any]) -> list[str]:
     lines = [
         *table(("photos", "ms a photo", "of each run", "first / last tenth", "peak memory, MiB"), rows),
         "",
-        f"`Model.predict` on {images['photos']} photos of the data folder in turn, shuffled once, decoding included, results dropped, a "
-        "fresh process for each count; all counts but the largest are run before it and after it, since machines drift.",
+        f"`Model.predict` on {images['photos']} photos of the data folder, shuffled once and taken in turn, decoding included, "
+        "results dropped, a fresh process for each count; all counts but the largest are run before it and after it, since "
+        "machines drift.",
     ]
     evaluation = images.get("evaluation")
     if evaluation is None:
