@@ -1,6 +1,7 @@
 """Make docs/images/result.jpg: python docs/result_picture.py MODEL line5
 
-Three defective magnetic tiles among those that the model's own cut fails, one a kind of defect: the photo with the median Dice.
+Defective magnetic tiles among those that the model's own cut fails, one a kind of defect (at most three): the photo with the
+median Dice.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from unias.data.masks import load_mask, resize_mask
 from unias.evaluation.metrics import dice_per_sample
 from unias.report.figures import case_strip
 
-PRODUCT, KINDS = "magnetic_tile", ("blowhole", "break", "fray")
+PRODUCT, MOST = "magnetic_tile", 3
 SIDE = 190
 
 
@@ -25,7 +26,7 @@ def main(model_folder: str, data: str) -> None:
     model = unias.load(model_folder, device="cpu")
     dataset = scan(data)
     strips = []
-    for kind in KINDS:
+    for kind in sorted({sample.defect for sample in dataset.test(PRODUCT) if not sample.is_good}):
         found = []
         chosen = [sample for sample in dataset.test(PRODUCT) if sample.defect == kind]
         for sample, result in zip(chosen, model.predict([s.path for s in chosen], image=True), strict=True):
@@ -36,8 +37,12 @@ def main(model_folder: str, data: str) -> None:
             found.append(
                 (dice, case_strip(result.image, result.anomaly_map, mask, result.pred_mask, (0, 2 * result.cut), SIDE))
             )
-        found.sort(key=lambda pair: pair[0])
-        strips.append(found[len(found) // 2][1])
+        if found:
+            found.sort(key=lambda pair: pair[0])
+            strips.append(found[len(found) // 2][1])
+    strips = strips[:MOST]
+    if not strips:
+        raise SystemExit(f"the model fails no defective {PRODUCT}: there is nothing to show.")
     gap = np.full((6, strips[0].shape[1], 3), 255, dtype=np.uint8)
     rows = [part for strip in strips for part in (strip, gap)][:-1]
     target = Path(__file__).parent / "images" / "result.jpg"
