@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
 
 def parity_folder(system: str) -> Path:
@@ -57,3 +59,55 @@ def tensor_by_rule(key: str, shape: list[int]) -> torch.Tensor:
     if key.endswith("running_var"):
         return torch.from_numpy((1 + 0.1 * np.abs(noise(key, shape))).astype(np.float32))
     return head_tensor(key, shape)
+
+
+# What UniAD and HVQ-Trans share, as their networks do (unias.systems.tokens).
+
+PARTS = {
+    ".attend.attention.": ".self_attn.",
+    ".first.attention.": ".self_attn.",
+    ".second.attention.": ".multihead_attn.",
+    ".feed_forward.": ".",
+}
+
+
+def token_name(ours: str, starts: Mapping[str, str]) -> str:
+    """The authors' name of one of our tensors: its start by ``starts``, the parts of a layer as torch calls them."""
+    for start, theirs in starts.items():
+        if ours.startswith(start):
+            ours = theirs + ours[len(start) :]
+            break
+    for part, theirs in PARTS.items():
+        ours = ours.replace(part, theirs)
+    return ours
+
+
+def level_features() -> dict[int, Tensor]:
+    """{level: features of EfficientNet-B4's shapes}, two photos."""
+    shapes = {1: (2, 24, 112, 112), 2: (2, 32, 56, 56), 3: (2, 56, 28, 28), 4: (2, 160, 14, 14)}
+    return {k: torch.from_numpy(noise(f"feature.res{k}", s).astype(np.float32)) for k, s in shapes.items()}
+
+
+def keep_outputs(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """Filled when the modules run, in the authors' layout: tokens first, photos second."""
+    kept: dict[str, Tensor] = {}
+
+    def keep(name: str, module: nn.Module) -> None:
+        def hook(_module: nn.Module, _inputs: object, output: Tensor) -> None:
+            kept[name] = output.transpose(0, 1)
+
+        module.register_forward_hook(hook)
+
+    for name, module in modules.items():
+        keep(name, module)
+    return kept
+
+
+def without_dropout(net: nn.Module) -> nn.Module:
+    """In train mode, every dropout at 0. In place."""
+    for module in net.train().modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        if isinstance(module, nn.MultiheadAttention):
+            module.dropout = 0.0
+    return net

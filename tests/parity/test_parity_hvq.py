@@ -7,8 +7,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from shared_reference import head_tensor, load_reference, noise, relative_error
-from torch import Tensor, nn
+from shared_reference import (
+    head_tensor,
+    keep_outputs,
+    level_features,
+    load_reference,
+    noise,
+    relative_error,
+    token_name,
+    without_dropout,
+)
+from torch import Tensor
 
 from unias.systems.hvq import COMMITMENT, HVQOutput, HVQTrans
 from unias.systems.tokens import enlarged
@@ -23,12 +32,6 @@ STARTS = {
     "norm.": "decoder.norm.",
     "heads.": "output_proj_list.",
 }
-PARTS = {
-    ".attend.attention.": ".self_attn.",
-    ".first.attention.": ".self_attn.",
-    ".second.attention.": ".multihead_attn.",
-    ".feed_forward.": ".",
-}
 BUFFERS = {"codes": "embed", "counts": "cluster_size", "sums": "embed_avg"}
 LEVELS = {"top": 4, "enc3": 3, "enc2": 2, "enc1": 1, "enc0": 0}
 
@@ -37,13 +40,7 @@ def authors_name(ours: str) -> str:
     if ours.startswith("codebooks."):
         _, level, product, buffer = ours.split(".")
         return f"quantize_list_{int(level) + 1}.{product}.{BUFFERS[buffer]}"
-    for start, theirs in STARTS.items():
-        if ours.startswith(start):
-            ours = theirs + ours[len(start) :]
-            break
-    for part, theirs in PARTS.items():
-        ours = ours.replace(part, theirs)
-    return ours
+    return token_name(ours, STARTS)
 
 
 def tensor(name: str, shape: list[int]) -> Tensor:
@@ -55,11 +52,6 @@ def tensor(name: str, shape: list[int]) -> Tensor:
         embed = theirs.replace("embed_avg", "embed")
         return torch.from_numpy(noise(embed, shape[::-1]).astype(np.float32)).T.contiguous()
     return head_tensor(theirs, shape)
-
-
-def inputs() -> dict[int, Tensor]:
-    shapes = {1: (2, 24, 112, 112), 2: (2, 32, 56, 56), 3: (2, 56, 28, 28), 4: (2, 160, 14, 14)}
-    return {k: torch.from_numpy(noise(f"feature.res{k}", s).astype(np.float32)) for k, s in shapes.items()}
 
 
 @pytest.fixture
@@ -81,18 +73,8 @@ def labels(which: str = "labels") -> Tensor:
 
 @torch.no_grad()
 def recorded(net: HVQTrans) -> dict[str, np.ndarray]:
-    kept: dict[str, Tensor] = {}
-
-    def keep(name: str, module: nn.Module) -> None:
-        def hook(_module: nn.Module, _inputs: object, output: Tensor) -> None:
-            kept[name] = output.transpose(0, 1)
-
-        module.register_forward_hook(hook)
-
-    for i, layer in enumerate(net.decoder):
-        keep(f"decoder.{i}", layer)
-    keep("decoder.norm", net.norm)
-    output: HVQOutput = net(inputs(), labels())
+    kept = keep_outputs({**{f"decoder.{i}": layer for i, layer in enumerate(net.decoder)}, "decoder.norm": net.norm})
+    output: HVQOutput = net(level_features(), labels())
     states = net.encode(output.clean)
     levels, _ = net.quantise(states, labels().tolist())
     found = dict(kept)
@@ -100,7 +82,7 @@ def recorded(net: HVQTrans) -> dict[str, np.ndarray]:
         found[f"vq.{name}.index"] = levels[level].code
         found[f"vq.{name}.quantised"] = levels[level].tokens
     found |= {f"encoder_feature.{i}": state.transpose(0, 1) for i, state in enumerate(states)}
-    other: HVQOutput = net(inputs(), labels().flip(0))
+    other: HVQOutput = net(level_features(), labels().flip(0))
     found |= {
         "neck.feature_align": output.clean,
         "input_proj": net.input_proj(output.clean),
@@ -136,7 +118,7 @@ def test_losses(net: HVQTrans) -> None:
     reference, _ = load_reference("hvq")
     scalars = reference["scalars"]
     with torch.no_grad():
-        output = net(inputs(), labels())
+        output = net(level_features(), labels())
         levels, _ = net.quantise(net.encode(output.clean), labels().tolist())
     for name, level in LEVELS.items():
         expected = scalars["eval.commitment_per_level_per_image"][name]
@@ -147,8 +129,10 @@ def test_losses(net: HVQTrans) -> None:
 
 def test_photos_do_not_touch_each_other(net: HVQTrans) -> None:
     with torch.no_grad():
-        both = net(inputs(), labels()).map()
-        alone = [net({k: v[i : i + 1] for k, v in inputs().items()}, labels()[i : i + 1]).map() for i in range(2)]
+        both = net(level_features(), labels()).map()
+        alone = [
+            net({k: v[i : i + 1] for k, v in level_features().items()}, labels()[i : i + 1]).map() for i in range(2)
+        ]
     assert float((both - torch.cat(alone)).abs().max()) <= TOLERANCE * float(both.abs().max())
 
 
@@ -156,14 +140,9 @@ def test_one_training_step(net: HVQTrans) -> None:
     """Both photos of one product: the second is quantised by codes that the first has moved."""
     reference, arrays = load_reference("hvq")
     scalars: dict[str, Any] = reference["scalars"]
-    net.train()
-    for module in net.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        if isinstance(module, nn.MultiheadAttention):
-            module.dropout = 0.0
+    without_dropout(net)
     product = labels("train.labels")
-    output = net(inputs(), product)
+    output = net(level_features(), product)
     loss = output.loss()
     loss.backward()
     assert float(loss.detach()) == pytest.approx(scalars["train.loss"], rel=TOLERANCE)
@@ -179,7 +158,7 @@ def test_one_training_step(net: HVQTrans) -> None:
     assert float(total) == pytest.approx(scalars["train.grad_norm_total"], rel=TOLERANCE)
     torch.optim.AdamW(net.parameters(), lr=1e-4, weight_decay=1e-4).step()
     with torch.no_grad():
-        after = net.eval()(inputs(), product)
+        after = net.eval()(level_features(), product)
     assert float(after.loss()) == pytest.approx(scalars["after_step.eval.loss"], rel=TOLERANCE)
     found = {"after_step.map.14": after.map(0.0)[:, None]}
     for level in range(5):
@@ -196,7 +175,7 @@ def test_one_training_step(net: HVQTrans) -> None:
 def test_the_authors_start_blows_codes_up_and_ours_does_not() -> None:
     """Spec: after one photo 497 of 512 codes had lengths around a million. The map stays a number all the same."""
     torch.manual_seed(0)
-    one, product = {k: v[:1] for k, v in inputs().items()}, torch.tensor([0])
+    one, product = {k: v[:1] for k, v in level_features().items()}, torch.tensor([0])
     lengths = {}
     for start in ("authors", "ones"):
         model = HVQTrans(272, 1, width=64, start=start).train()

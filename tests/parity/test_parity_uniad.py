@@ -5,8 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from shared_reference import head_tensor, load_reference, noise, relative_error
-from torch import Tensor, nn
+from shared_reference import (
+    head_tensor,
+    keep_outputs,
+    level_features,
+    load_reference,
+    noise,
+    relative_error,
+    token_name,
+    without_dropout,
+)
+from torch import nn
 
 from unias.model.jitter import FeatureJitter
 from unias.model.positions import neighbour_mask, sine_positions
@@ -21,29 +30,12 @@ NAMES = {
     "decoder.": "transformer.decoder.layers.",
     "norm.": "transformer.decoder.norm.",
 }
-PARTS = {
-    ".attend.attention.": ".self_attn.",
-    ".first.attention.": ".self_attn.",
-    ".second.attention.": ".multihead_attn.",
-    ".feed_forward.": ".",
-}
 
 
 def authors_name(ours: str) -> str:
     if ours.startswith("queries."):
         return f"transformer.decoder.layers.{ours.split('.')[1]}.learned_embed.weight"
-    for start, theirs in NAMES.items():
-        if ours.startswith(start):
-            ours = theirs + ours[len(start) :]
-            break
-    for part, theirs in PARTS.items():
-        ours = ours.replace(part, theirs)
-    return ours
-
-
-def inputs() -> dict[int, Tensor]:
-    shapes = {1: (2, 24, 112, 112), 2: (2, 32, 56, 56), 3: (2, 56, 28, 28), 4: (2, 160, 14, 14)}
-    return {k: torch.from_numpy(noise(f"feature.res{k}", s).astype(np.float32)) for k, s in shapes.items()}
+    return token_name(ours, NAMES)
 
 
 @pytest.fixture
@@ -60,26 +52,17 @@ def net() -> UniAD:
 
 def recorded(net: UniAD) -> dict[str, np.ndarray]:
     """What every stage gives, in the authors' layout: tokens first, photos second."""
-    kept: dict[str, Tensor] = {}
-
-    def keep(name: str, module: nn.Module) -> None:
-        def hook(_module: nn.Module, _inputs: object, output: Tensor) -> None:
-            kept[name] = output
-
-        module.register_forward_hook(hook)
-
-    for i, layer in enumerate(net.encoder):
-        keep(f"encoder.{i}", layer)
+    modules: dict[str, nn.Module] = {f"encoder.{i}": layer for i, layer in enumerate(net.encoder)}
     for i, layer in enumerate(net.decoder):
-        keep(f"decoder.{i}", layer)
-        keep(f"decoder.{i}.query_to_memory_attn", layer.first)  # type: ignore[arg-type]
-        keep(f"decoder.{i}.attn_to_previous", layer.second)  # type: ignore[arg-type]
-    for name, module in (("input_proj", net.input_proj), ("decoder.norm", net.norm), ("output_proj", net.output_proj)):
-        keep(name, module)
+        modules[f"decoder.{i}"] = layer
+        modules[f"decoder.{i}.query_to_memory_attn"] = layer.first  # type: ignore[assignment]
+        modules[f"decoder.{i}.attn_to_previous"] = layer.second  # type: ignore[assignment]
+    modules |= {"input_proj": net.input_proj, "decoder.norm": net.norm, "output_proj": net.output_proj}
+    kept = keep_outputs(modules)
     with torch.no_grad():
-        output = net(inputs())
+        output = net(level_features())
         small = output.map()
-        found = {name: value.transpose(0, 1) for name, value in kept.items()}
+        found = dict(kept)
         found |= {
             "neck.feature_align": output.clean,
             "pos_embed": net.position(),
@@ -110,7 +93,7 @@ def test_every_stage(net: UniAD) -> None:
 def test_scores(net: UniAD) -> None:
     reference, _ = load_reference("uniad")
     with torch.no_grad():
-        output = net(inputs())
+        output = net(level_features())
     assert float(output.loss()) == pytest.approx(reference["scalars"]["eval.mse"], rel=TOLERANCE)
     scores = pooled_score(enlarged(output.map(), 224))
     assert scores.tolist() == pytest.approx(reference["scalars"]["image_score.max_of_avgpool16"], rel=TOLERANCE)
@@ -125,7 +108,7 @@ def rule_noise(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
     rule_noise(monkeypatch)
     _, arrays = load_reference("uniad")
-    seen = to_tokens(FeatureJitter(20.0, 1.0).train()(aligned(inputs(), 14))).transpose(0, 1).numpy()
+    seen = to_tokens(FeatureJitter(20.0, 1.0).train()(aligned(level_features(), 14))).transpose(0, 1).numpy()
     name = next(name for name in arrays if name.startswith("jitter.tokens"))
     assert relative_error(seen, name, arrays[name]) <= TOLERANCE
 
@@ -134,13 +117,8 @@ def test_one_training_step(net: UniAD, monkeypatch: pytest.MonkeyPatch) -> None:
     reference, arrays = load_reference("uniad")
     scalars = reference["scalars"]
     rule_noise(monkeypatch)
-    net.train()
-    for module in net.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        if isinstance(module, nn.MultiheadAttention):
-            module.dropout = 0.0
-    loss = net(inputs()).loss()
+    without_dropout(net)
+    loss = net(level_features()).loss()
     loss.backward()  # type: ignore[no-untyped-call]
     assert float(loss.detach()) == pytest.approx(scalars["train.loss"], rel=TOLERANCE)
     norms = {authors_name(n): float(p.grad.norm()) for n, p in net.named_parameters() if p.grad is not None}
@@ -149,7 +127,7 @@ def test_one_training_step(net: UniAD, monkeypatch: pytest.MonkeyPatch) -> None:
     assert float(total) == pytest.approx(scalars["train.grad_norm_total"], rel=TOLERANCE)
     torch.optim.AdamW(net.parameters(), lr=1e-4, weight_decay=1e-4).step()
     with torch.no_grad():
-        output = net.eval()(inputs())
+        output = net.eval()(level_features())
     assert float(output.loss()) == pytest.approx(scalars["after_step.eval.mse"], rel=TOLERANCE)
     name = next(name for name in arrays if name.startswith("after_step.map.14"))
     assert relative_error(output.map()[:, None].numpy(), name, arrays[name]) <= TOLERANCE

@@ -192,6 +192,12 @@ def _images(document: Document) -> Bar:
     return bar(what, asked, measured, time <= IMAGES_TIME and memory <= IMAGES_MEMORY)
 
 
+def memory_words(found: Mapping[str, Any]) -> str:
+    """What a product costs in memory, and how sure that is, for page and bar."""
+    memory, noise = found["memory_mb_a_product"], found["memory_noise_mb_a_product"]
+    return "memory not measured" if memory is None else f"{memory:+.3f} MB of peak memory (give or take {noise:.3f})"
+
+
 def _products(document: Document) -> Bar:
     what, asked = PRODUCTS
     found = document["products"]
@@ -199,8 +205,7 @@ def _products(document: Document) -> Bar:
         return bar(what, asked, found["fault"], None)
     few, many = found["few"]["products"], found["many"]["products"]
     time, disk, memory = found["time_ratio"], found["disk_mb_a_product"], found["memory_mb_a_product"]
-    noise = found["memory_noise_mb_a_product"]
-    said = "memory not measured" if memory is None else f"{memory:+.3f} MB of peak memory (give or take {noise:.3f})"
+    noise, said = found["memory_noise_mb_a_product"], memory_words(found)
     measured = f"{many} against {few}: time x {time:.3f}, {disk:.4f} MB on disk and {said} a product"
     if (many, few) != (300, 5):
         return bar(what, asked, f"not measured: other numbers were asked for ({measured})", None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from unias.bench.bars import memory_words
 from unias.bench.pages import QUICK, bar_lines, table
 from unias.bench.stamps import stamp_lines
 
@@ -82,8 +83,7 @@ def _products(document: Document) -> list[str]:
         )
         for one in (found["few"], found["many"])
     ]
-    memory, noise = found["memory_mb_a_product"], found["memory_noise_mb_a_product"]
-    said = "memory not measured" if memory is None else f"{memory:+.3f} MB of peak memory (give or take {noise:.3f})"
+    said = memory_words(found)
     headings = (
         "products",
         "made from",

@@ -109,23 +109,20 @@ class HVQTrans(nn.Module):
         width: int = 256,
         heads: int = 8,
         ffn: int = 1024,
-        layers: int = 4,
         codes: int = 512,
         dropout: float = 0.1,
         start: str = "ones",
     ) -> None:
         super().__init__()
-        if layers != TOP:
-            raise ValueError(f"layers: {layers} is not {TOP}; each has its own codebooks.")
         self.grid = grid
         self.input_proj = nn.Conv2d(channels, width, 1)
         self.position = LearnedPosition(width, grid)
-        self.encoder = nn.ModuleList(EncoderLayer(width, heads, ffn, dropout) for _ in range(layers))
+        self.encoder = nn.ModuleList(EncoderLayer(width, heads, ffn, dropout) for _ in range(TOP))
         self.codebooks = nn.ModuleList(
             nn.ModuleList(Codebook(width if level == TOP else 2 * width, codes, start) for _ in range(products))
             for level in range(LEVELS)
         )
-        self.decoder = nn.ModuleList(DecoderLayer(2 * width, heads, ffn, dropout) for _ in range(layers))
+        self.decoder = nn.ModuleList(DecoderLayer(2 * width, heads, ffn, dropout) for _ in range(TOP))
         self.norm = nn.LayerNorm(2 * width)
         self.heads = nn.ModuleList(nn.Linear(2 * width, channels) for _ in range(products))
 

@@ -17,8 +17,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unias.systems.smoothing import blurred
-
 LEVELS = (2, 3, 4)
 
 
@@ -127,7 +125,7 @@ def whole_map_loss(features: Mapping[int, Tensor], outputs: Mapping[int, Tensor]
 
 
 def anomaly_map(features: Mapping[int, Tensor], outputs: Mapping[int, Tensor], size: int) -> Tensor:
-    """(N, size, size): per level 1 - cosine over channels, bilinear (align_corners=True), added, not yet blurred."""
+    """(N, size, size): per level 1 - cosine over channels, bilinear (align_corners=True), added; to be blurred."""
     maps = [
         F.interpolate(
             1 - F.cosine_similarity(features[k], outputs[k], dim=1)[:, None],
@@ -138,8 +136,3 @@ def anomaly_map(features: Mapping[int, Tensor], outputs: Mapping[int, Tensor], s
         for k in sorted(outputs)
     ]
     return torch.cat(maps, dim=1).sum(dim=1)
-
-
-def smoothed(maps: Tensor) -> Tensor:
-    """(N, S, S) -> the same, Gaussian of sigma 4."""
-    return blurred(maps, 4.0)

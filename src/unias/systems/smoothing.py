@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from unias.data.textures import mirrored
 
 REACH = 4.0  # standard deviations, to the nearest pixel
 
@@ -15,13 +18,10 @@ def blurred(maps: Tensor, sigma: float = 4.0) -> Tensor:
     offsets = torch.arange(-reach, reach + 1, dtype=torch.float64)
     line = torch.exp(-0.5 * (offsets / sigma) ** 2)
     line = (line / line.sum()).to(maps.dtype).to(maps.device)
-    rows, columns = (_mirrored(side, reach).to(maps.device) for side in maps.shape[1:])
+    rows, columns = (
+        torch.from_numpy(mirrored(np.arange(-reach, side + reach, dtype=np.float64), side)).to(maps.device)
+        for side in maps.shape[1:]
+    )
     x = maps[:, None, :, columns][:, :, rows]
     x = F.conv2d(x, line.view(1, 1, 1, -1))
     return F.conv2d(x, line.view(1, 1, -1, 1))[:, 0]
-
-
-def _mirrored(side: int, reach: int) -> Tensor:
-    """Which place stands for each of -reach .. side + reach - 1: 1 0 | 0 1 2 ... , again and again where the map is small."""
-    place = torch.arange(-reach, side + reach) % (2 * side)
-    return torch.where(place < side, place, 2 * side - 1 - place)
