@@ -23,7 +23,7 @@ GROUPS = (
     ("errors",),
     ("config",),
     ("presets",),
-    ("runtime", "files", "progress"),
+    ("runtime", "files", "progress", "memory"),
     ("data",),
     ("backbones",),
     ("model",),

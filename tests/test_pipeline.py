@@ -374,31 +374,32 @@ def bottles(make_data: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def batches(bottles: Path, config: Config, recipe: str, workers: int, start: int, stop: int) -> list[Any]:
     backbone = build_backbone(config.backbone)
     steps = StepDataset(scan(bottles).train(), 128, None, Augmentation(recipe), 4, seed=5)
-    return list(ImageBatches(steps, backbone, torch.device("cpu"), workers).features(start, stop))
+    return list(ImageBatches(steps, backbone, torch.device("cpu"), workers).steps(start, stop))
 
 
 @pytest.mark.slow
 def test_spawned_workers_give_the_same_batches(bottles: Path, tiny_config: Config) -> None:
     here = batches(bottles, tiny_config, "mvtec", 0, 0, 7)
     spawned = batches(bottles, tiny_config, "mvtec", 1, 0, 7)
-    assert [len(names) for _, names in here] == [4, 4, 2, 4, 4, 2, 4]
-    assert [names for _, names in here] == [names for _, names in spawned]
-    for (one, _), (other, _) in zip(here, spawned, strict=True):
-        assert all(torch.equal(one[level], other[level]) for level in (4, 3, 2, 1))
+    assert [len(batch.names) for batch in here] == [4, 4, 2, 4, 4, 2, 4]
+    assert [batch.names for batch in here] == [batch.names for batch in spawned]
+    for one, other in zip(here, spawned, strict=True):
+        assert all(torch.equal(one.features[level], other.features[level]) for level in (4, 3, 2, 1))
 
 
 def test_augmented_batches_begin_anywhere_and_change_by_epoch(bottles: Path, tiny_config: Config) -> None:
     whole = batches(bottles, tiny_config, "mvtec", 0, 0, 6)
     late = batches(bottles, tiny_config, "mvtec", 0, 4, 6)
     plain = batches(bottles, tiny_config, "none", 0, 0, 6)
-    for (one, names), (other, others) in zip(whole[4:], late, strict=True):
-        assert names == others
-        assert all(torch.equal(one[level], other[level]) for level in (4, 3, 2, 1))
-    assert [names for _, names in whole] == [names for _, names in plain]
-    assert not all(torch.equal(one[4], other[4]) for (one, _), (other, _) in zip(whole, plain, strict=True))
+    for one, other in zip(whole[4:], late, strict=True):
+        assert one.names == other.names
+        assert all(torch.equal(one.features[level], other.features[level]) for level in (4, 3, 2, 1))
+    assert [batch.names for batch in whole] == [batch.names for batch in plain]
+    same = (torch.equal(one.features[4], other.features[4]) for one, other in zip(whole, plain, strict=True))
+    assert not all(same)
 
     def rows(epoch: list[Any]) -> dict[str, torch.Tensor]:
-        return {name: features[4][i] for features, names in epoch for i, name in enumerate(names)}
+        return {name: batch.features[4][i] for batch in epoch for i, name in enumerate(batch.names)}
 
     first, second = rows(whole[:3]), rows(whole[3:])
     assert set(first) == set(second)
@@ -418,7 +419,7 @@ def test_loss_that_is_not_finite_names_step_and_files(
             return losses
         return dataclasses.replace(losses, mse={k: v * math.nan for k, v in losses.mse.items()})
 
-    monkeypatch.setattr("unias.training.loop.level_losses", broken)
+    monkeypatch.setattr("unias.training.task.level_losses", broken)
     with pytest.raises(TrainingError, match=r"the loss of step 3 is nan") as caught:
         retrain("broken")
     named = [str(sample.path) for sample in scan(tiny_data).train() if str(sample.path) in str(caught.value)]

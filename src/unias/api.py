@@ -1,10 +1,11 @@
-"""Train, load, evaluate: the pieces put together. One training run is in ``run.py``, conversion in ``convert.py``."""
+"""Train, load, evaluate: the pieces put together. One training run is in ``run``, conversion in ``convert.py``."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ from unias.errors import DataError, Interrupted, UsageError
 from unias.files import claimed_folder
 from unias.inference.predictor import Model
 from unias.inference.store import STATE_FOLDER, StoredModel, save_model
-from unias.presets import preset as find_preset
 from unias.progress import Progress
-from unias.run import Split, TrainingRun
+from unias.run.base import Split, TrainingRun
+from unias.run.system import SystemRun
+from unias.run.unias import UniASRun
 from unias.runtime import pick_device, set_threads
+from unias.systems.registry import UNIAS, config_of
 from unias.training.checkpoint import STATE_FILE
 from unias.training.loggers import build_loggers
 from unias.training.photos import check_photos
@@ -34,8 +37,10 @@ def train(
     data: Path | str,
     output: Path | str,
     *,
+    system: str = UNIAS,
     preset: str = "small",
     config: Config | None = None,
+    settings: Mapping[str, Any] | None = None,
     minutes: float | None = None,
     steps: int | None = None,
     epochs: int | None = None,
@@ -56,7 +61,9 @@ def train(
     """Train ONE model on every product found in ``data`` and write it to the folder ``output``.
 
     Args:
-        preset: small (2 CPU cores), paper, visa or released; ``config`` takes its place where given.
+        system: unias, or one it is compared with: patchcore, draem, destseg, rd4ad, uniad, hvq, or one that you registered.
+        preset: small (2 CPU cores), paper, visa or released; ``config`` takes the place of both where given.
+        settings: some of the system's own settings (not for unias), such as {"width": 128}.
         minutes: budget from now to the model on disk; fixes the number of steps, which the model records.
         steps, epochs: how long instead; of the three at most one.
         recipe: flips and rotations of training photos: auto, none, mvtec or visa; None = the preset's.
@@ -68,7 +75,10 @@ def train(
     """
     started = time.monotonic()
     progress = progress or Progress("silent")
-    chosen = _settle(config or find_preset(preset), minutes, steps, epochs, recipe, backbone, weights, size, bits, seed)
+    base = config or config_of(system, preset)
+    if settings:
+        base = dataclasses.replace(base, settings={**base.settings, **settings})
+    chosen = _settle(base, minutes, steps, epochs, recipe, backbone, weights, size, bits, seed)
     home = Path(os.path.abspath(output))
     set_threads(threads)
     place = pick_device(device)
@@ -86,7 +96,8 @@ def train(
         split = hold_out_products(dataset.train(), wish.seed, wish.hold_out, wish.hold_out_least)
         _say_split(split, progress)
         net = build_backbone(chosen.backbone).to(place)
-        run = TrainingRun(dataset, split, chosen, net, place, progress, started)
+        kind: type[TrainingRun] = UniASRun if chosen.system == UNIAS else SystemRun
+        run = kind(dataset, split, chosen, net, place, progress, started)
         outcome, detector = run.fit(home, resume, workers, loggers)
         try:
             products = run.calibrate(detector)

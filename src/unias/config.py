@@ -168,14 +168,18 @@ class Config:
     """All of it: what ``config.yaml`` of a model holds."""
 
     preset: str = "small"  # the preset it started from
+    system: str = "unias"  # or one of the systems it is compared with, or one that you registered
     size: int = 224  # side of the square input in pixels, a multiple of 32 from 128 up
     bits: int | None = None  # real depth of data kept in 16-bit files, 9 to 16; None = the type's full range
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     maps: MapConfig = field(default_factory=MapConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    settings: dict[str, Any] = field(default_factory=dict)  # of a system other than UniAS, which checks them itself
 
     def __post_init__(self) -> None:
+        if self.settings and self.system == "unias":
+            raise UsageError("settings: are for other systems; UniAS's own stand under model, maps and train.")
         if self.size < MIN_SIZE or self.size % SIZE_MULTIPLE:
             raise UsageError(
                 f"size: {self.size} is not a multiple of {SIZE_MULTIPLE} from {MIN_SIZE} up. Try 224 or 256."
@@ -247,6 +251,10 @@ def dump_config(config: Config) -> str:
 
 
 def _typed(value: Any, hint: Any, where: str) -> Any:
+    if typing.get_origin(hint) is dict:
+        if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
+            raise UsageError(f"{where}: settings are expected (name: value), got {value!r}.")
+        return dict(value)
     options = typing.get_args(hint) if typing.get_origin(hint) is not tuple else ()
     if type(None) in options:
         if value is None:

@@ -21,7 +21,7 @@ from unias.inference.store import ProductInfo, StoredModel, build_detector, save
 from unias.model.convert import convert_backbone, convert_head, read_released, split_released
 from unias.presets import PRESETS
 from unias.progress import Progress
-from unias.run import TrainingRun
+from unias.run.unias import UniASRun
 from unias.runtime import pick_device, stamp
 
 HIGHEST = 16.0  # the product of four distances of at most 2: a cut that nothing passes, for a model without products
@@ -66,7 +66,7 @@ def convert_checkpoint(
         split = hold_out_products(dataset.train(), train.seed, train.hold_out, train.hold_out_least)
         detector = build_detector(config, dataset.products, backbone).to(place)
         convert_head(head, detector.unias, str(checkpoint))
-        run = TrainingRun(dataset, split, config, backbone, place, progress, started)
+        run = UniASRun(dataset, split, config, backbone, place, progress, started)
         products = tuple(
             dataclasses.replace(p, cut=dataclasses.replace(p.cut, provisional=True, false_alarm_rate=1.0))
             for p in run.calibrate(detector.eval())

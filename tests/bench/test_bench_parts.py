@@ -12,14 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from unias.bench import memory, probe
+from unias import memory
+from unias.bench import probe
 from unias.bench.fresh import fault_of, in_fresh_process, read_answer
-from unias.bench.memory import peak_memory
 from unias.bench.rate import MULTIPLY_ADDS, Convolution, instructions
 from unias.bench.subjects import load_trained
 from unias.bench.variants import prepare
 from unias.bench.work import multiply_adds
 from unias.maps.detector import Detector
+from unias.memory import peak_memory
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -39,12 +39,12 @@ def store(config: Config, data: Path, folder: Path) -> Path:
     """A model with weights by chance, statistics and cuts by its own photos, as a folder."""
     from unias.backbones.timm_backbone import build_backbone
     from unias.progress import Progress
-    from unias.run import TrainingRun
+    from unias.run.unias import UniASRun
 
     torch.manual_seed(0)
     dataset = scan(data)
     split = hold_out_products(dataset.train(), 0)
-    run = TrainingRun(
+    run = UniASRun(
         dataset, split, config, build_backbone(config.backbone), torch.device("cpu"), Progress("silent"), 0.0
     )
     detector = build_detector(config, tuple(split), run.backbone).eval()

@@ -61,7 +61,7 @@ def tensor_by_rule(key: str, shape: list[int]) -> torch.Tensor:
     return head_tensor(key, shape)
 
 
-# What UniAD and HVQ-Trans share, as their networks do (unias.systems.tokens).
+# What UniAD and HVQ-Trans share, as their networks do (unias.systems.nets.tokens).
 
 PARTS = {
     ".attend.attention.": ".self_attn.",

@@ -13,7 +13,7 @@ from shared_reference import load_reference, noise, relative_error, tensor_by_ru
 from torch import Tensor, nn
 
 from unias.data.perlin import THRESHOLD, blended, perlin
-from unias.systems.destseg import DeSTSeg, DeSTSegOutput, focal_loss, largest_mean, resized_mask, student_loss
+from unias.systems.nets.destseg import DeSTSeg, DeSTSegOutput, focal_loss, largest_mean, resized_mask, student_loss
 
 pytestmark = pytest.mark.parity
 TOLERANCE = 1e-5

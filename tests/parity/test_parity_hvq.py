@@ -19,8 +19,8 @@ from shared_reference import (
 )
 from torch import Tensor
 
-from unias.systems.hvq import COMMITMENT, HVQOutput, HVQTrans
-from unias.systems.tokens import enlarged
+from unias.systems.nets.hvq import COMMITMENT, HVQOutput, HVQTrans
+from unias.systems.nets.tokens import enlarged
 
 pytestmark = pytest.mark.parity
 TOLERANCE = 1e-5

@@ -9,8 +9,8 @@ from scipy.ndimage import gaussian_filter
 from shared_reference import head_tensor, load_reference, noise, relative_error
 from torch import Tensor
 
-from unias.systems.patchcore import PatchCore, anomaly_map, authors_patches, coreset, image_score
-from unias.systems.smoothing import blurred
+from unias.systems.nets.patchcore import PatchCore, anomaly_map, authors_patches, coreset, image_score
+from unias.systems.nets.smoothing import blurred
 
 pytestmark = pytest.mark.parity
 SYSTEM = "rd4ad_draem_patchcore"

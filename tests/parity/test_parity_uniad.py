@@ -19,8 +19,8 @@ from torch import nn
 
 from unias.model.jitter import FeatureJitter
 from unias.model.positions import neighbour_mask, sine_positions
-from unias.systems.tokens import aligned, enlarged, pooled_score, to_map, to_tokens
-from unias.systems.uniad import UniAD
+from unias.systems.nets.tokens import aligned, enlarged, pooled_score, to_map, to_tokens
+from unias.systems.nets.uniad import UniAD
 
 pytestmark = pytest.mark.parity
 TOLERANCE = 1e-5

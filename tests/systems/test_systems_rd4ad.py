@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from unias.systems.rd4ad import LEVELS, RD4AD, anomaly_map, whole_map_loss
+from unias.systems.nets.rd4ad import LEVELS, RD4AD, anomaly_map, whole_map_loss
 
 CHANNELS = {2: 24, 3: 48, 4: 120}
 

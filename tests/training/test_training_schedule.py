@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from unias.config import TrainConfig
+from unias.config import LEVELS, TrainConfig
 from unias.data import cache
 from unias.data.cache import bytes_needed, content_key, make_room, open_entry, write_entry
 from unias.data.layouts import Sample
@@ -22,7 +22,8 @@ from unias.runtime import step_seed
 from unias.training.batches import CachedBatches, TurnedFeatures, batch_indices, epoch_order, turned_rows
 from unias.training.budget import Budget
 from unias.training.checkpoint import STATE_FILE, TrainState, load_state, save_state
-from unias.training.loop import Averaged, learning_rate
+from unias.training.loop import Averaged
+from unias.training.task import learning_rate
 
 
 def names(folder: Path) -> list[str]:
@@ -98,15 +99,17 @@ def test_noise_seed_differs_by_seed_and_step() -> None:
 def test_cached_batches_begin_anywhere() -> None:
     """A resumed run sees what the whole run would have seen."""
     arrays = {4: np.arange(10 * 2, dtype=np.float16).reshape(10, 2, 1, 1)}
-    batches = CachedBatches(arrays, [f"{n}.png" for n in range(10)], 4, 3, torch.device("cpu"))
+    batches = CachedBatches(arrays, [f"{n}.png" for n in range(10)], [0] * 4 + [1] * 6, 4, 3, torch.device("cpu"))
     assert batches.steps_per_epoch == 3
-    whole = list(batches.features(0, 7))
-    late = list(batches.features(4, 7))
-    assert [names for _, names in whole[4:]] == [names for _, names in late]
-    assert all(torch.equal(a[4], b[4]) for (a, _), (b, _) in zip(whole[4:], late, strict=True))
-    for features, names in whole:
-        assert features[4].dtype == torch.float32
-        assert features[4][:, 0, 0, 0].tolist() == [2.0 * int(name.removesuffix(".png")) for name in names]
+    whole = list(batches.steps(0, 7))
+    late = list(batches.steps(4, 7))
+    assert [batch.names for batch in whole[4:]] == [batch.names for batch in late]
+    assert all(torch.equal(a.features[4], b.features[4]) for a, b in zip(whole[4:], late, strict=True))
+    for batch in whole:
+        numbers = [int(name.removesuffix(".png")) for name in batch.names]
+        assert batch.features[4].dtype == torch.float32
+        assert batch.features[4][:, 0, 0, 0].tolist() == [2.0 * number for number in numbers]
+        assert batch.product.tolist() == [int(number > 3) for number in numbers]
 
 
 # --- augmentation -------------------------------------------------------------------------------------------
@@ -244,12 +247,12 @@ def test_cached_turns_are_those_of_uncached_photos() -> None:
     assert rows == [(0, 3), (0, 5), (2, 3), (2, 5), (4, 3), (4, 5)]
     plain = {4: np.arange(6, dtype=np.float16).reshape(6, 1, 1, 1) * 10}
     more = {4: np.array([10 * i + turn for i, turn in rows], dtype=np.float16).reshape(-1, 1, 1, 1)}
-    batches = CachedBatches(
-        plain, [s.key for s in samples], 4, 7, torch.device("cpu"), TurnedFeatures(more, samples, augmentation)
-    )
+    names, products = [s.key for s in samples], [0, 1] * 3
+    more_features = TurnedFeatures(more, samples, augmentation)
+    batches = CachedBatches(plain, names, products, 4, 7, torch.device("cpu"), more_features)
     seen = set()
-    for step, (features, keys) in enumerate(batches.features(0, 40)):
-        for value, key in zip(features[4].flatten().tolist(), keys, strict=True):
+    for step, batch in enumerate(batches.steps(0, 40)):
+        for value, key in zip(batch.features[4].flatten().tolist(), batch.names, strict=True):
             index = int(key.removesuffix(".png"))
             turn = augmentation.draw(samples[index].product, draw(7, step // 2, key))
             assert value == 10 * index + turn
@@ -427,9 +430,9 @@ def fill(key: str, count: int = 5, bound: int = 1 << 20, value: float = 0.0):
 
 def test_entry_round_trip(root: Path) -> None:
     assert cache.cache_root() == root
-    assert open_entry("aa", 5) is None
+    assert open_entry("aa", 5, LEVELS) is None
     written = fill("aa")
-    opened = open_entry("aa", 5)
+    opened = open_entry("aa", 5, LEVELS)
     assert opened is not None
     assert set(opened) == set(written) == {1, 2, 3, 4}
     for level, array in opened.items():
@@ -465,8 +468,8 @@ def test_key_follows_content_settings_and_order(tmp_path: Path) -> None:
 
 def test_entry_of_another_count_is_not_opened(root: Path) -> None:
     fill("aa", 5)
-    assert open_entry("aa", 4) is None
-    assert open_entry("aa", 6) is None
+    assert open_entry("aa", 4, LEVELS) is None
+    assert open_entry("aa", 6, LEVELS) is None
 
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "not numpy", "one level missing"])
@@ -478,7 +481,7 @@ def test_half_an_entry_is_not_opened(root: Path, damage: str) -> None:
     else:
         content = file.read_bytes()
         file.write_bytes({"truncated": content[:-4], "empty": b"", "not numpy": b"x" * len(content)}[damage])
-    assert open_entry("aa", 5) is None
+    assert open_entry("aa", 5, LEVELS) is None
     again = fill("aa", 5, value=1.0)  # and it is made anew
     assert again[4][:, 0, 0, 0].tolist() == [1, 2, 3, 4, 5]
 
@@ -490,7 +493,7 @@ def test_writing_that_fails_leaves_no_entry(root: Path) -> None:
 
     with pytest.raises(DataError, match=r"photo\.png"):
         write_entry("aa", 5, SHAPES, broken(), 1 << 20)
-    assert open_entry("aa", 5) is None
+    assert open_entry("aa", 5, LEVELS) is None
     assert not root.exists() or names(root) == []
 
 
@@ -509,7 +512,7 @@ def test_bound_is_kept_and_the_oldest_go_first(root: Path) -> None:
         os.utime(root / key, (1e9 - age, 1e9 - age))
     assert names(root) == ["aa", "bb", "cc"]
     assert used(root) <= bound + size
-    opened = open_entry("aa", 5)  # used again: now the newest
+    opened = open_entry("aa", 5, LEVELS)  # used again: now the newest
     assert opened is not None
     del opened
     fill("dd", bound=2 * size + one)

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 import unias
-from unias import run as run_module
 from unias.data.layouts import scan
 from unias.errors import UsageError
 from unias.files import sha256
+from unias.run import base as run_module
 
 WEIGHTS = "model.safetensors"
 

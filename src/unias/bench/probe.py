@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from unias.bench.memory import peak_memory
+from unias.memory import peak_memory
 
 Request = Mapping[str, Any]
 Answer = dict[str, Any]

@@ -14,8 +14,17 @@ def train(
         ..., help="Folder of photos: MVTec-AD or VisA layout, product/*.png, or one flat folder."
     ),
     output: Path = typer.Option(..., "-o", "--output", help="Folder of the model; must be new."),
+    system: str = typer.Option(
+        "unias", help="unias, or one it is compared with: patchcore, draem, destseg, rd4ad, uniad or hvq."
+    ),
     preset: str = typer.Option("small", help="small (2 CPU cores), paper, visa or released (the source's, for a GPU)."),
     config: Path | None = typer.Option(None, help="YAML settings instead of a preset, as in configs/."),
+    settings: list[str] = typer.Option(
+        [], "--set", help="NAME=VALUE: a setting of the system's own (not for unias); may be repeated."
+    ),
+    textures: Path | None = typer.Option(
+        None, help="Folder of photos that draem and destseg blend in (DTD). Default: procedural textures."
+    ),
     minutes: float | None = typer.Option(None, help="Time from now to the model on disk; fixes the number of steps."),
     steps: int | None = typer.Option(None, min=1, help="Number of optimiser steps."),
     epochs: int | None = typer.Option(None, min=1, help="Passes over the training photos."),
@@ -47,7 +56,9 @@ def train(
     model = run(
         data,
         output,
+        system=system,
         preset=preset,
+        settings=_settings(settings, textures),
         config=load_config(config) if config is not None else None,
         minutes=minutes,
         steps=steps,
@@ -78,3 +89,20 @@ def train(
         for p in model.products
     }
     options.answer(as_json, {"model": output, **record, "products": cuts}, "\n".join(lines))
+
+
+def _settings(wishes: list[str], textures: Path | None) -> dict[str, object]:
+    import yaml
+
+    from unias.errors import UsageError
+
+    found: dict[str, object] = {"textures": str(textures)} if textures is not None else {}
+    for wish in wishes:
+        name, given, value = wish.partition("=")
+        try:
+            found[name.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise UsageError(f"--set {wish}: the value cannot be read.") from error
+        if not given:
+            raise UsageError(f"--set {wish}: give NAME=VALUE, such as width=128.")
+    return found

@@ -12,13 +12,12 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from unias.config import LEVELS
 from unias.errors import DataError
 from unias.files import sha256, writing_folder
 
@@ -53,7 +52,7 @@ def bytes_needed(count: int, shapes: dict[int, tuple[int, ...]]) -> int:
     return 2 * count * sum(int(np.prod(shape)) for shape in shapes.values())
 
 
-def open_entry(key: str, count: int) -> Arrays | None:
+def open_entry(key: str, count: int, levels: Collection[int]) -> Arrays | None:
     """The cached features {level: (count, C, H, W)}, memory-mapped read-only, or None where they are not (whole) there."""
     folder = cache_root() / key
     files = sorted(folder.glob("level*.npy"))
@@ -64,7 +63,7 @@ def open_entry(key: str, count: int) -> Arrays | None:
         os.utime(folder)
     except (OSError, ValueError, EOFError):
         return None
-    whole = set(arrays) == set(LEVELS) and all(len(array) == count for array in arrays.values())
+    whole = set(arrays) == set(levels) and all(len(array) == count for array in arrays.values())
     return arrays if whole else None
 
 
@@ -89,7 +88,7 @@ def write_entry(
             for level, values in batch.items():
                 files[level].write(np.ascontiguousarray(values, dtype="<f2").tobytes())
             start += len(next(iter(batch.values())))
-    opened = open_entry(key, count)
+    opened = open_entry(key, count, shapes)
     assert opened is not None
     assert start == count
     return opened

@@ -17,7 +17,6 @@ from unias.inference.engines import ExportedDetector, ExportInfo
 from unias.inference.result import Result, pred_score
 from unias.inference.sources import OnePhoto, each_photo, is_one_photo
 from unias.inference.store import ProductInfo, StoredModel, load_model, save_model
-from unias.maps.detector import Detector
 from unias.maps.levels import to_input_size
 from unias.runtime import inference_half, pick_device
 
@@ -30,8 +29,8 @@ class Model:
     def __init__(self, stored: StoredModel) -> None:
         self._stored = stored
         self.detector = stored.detector.eval()
-        if isinstance(self.detector, Detector):
-            self.detector.unias.fuse()
+        if not isinstance(self.detector, ExportedDetector):
+            self.detector.compose()
         self._index = {product.name: place for place, product in enumerate(stored.products)}
 
     @classmethod
@@ -48,7 +47,7 @@ class Model:
         place = pick_device(device)
         half = inference_half(precision, place)
         model = cls(load_model(folder, place))
-        if isinstance(model.detector, Detector):
+        if not isinstance(model.detector, ExportedDetector):
             model.detector.compute_type = half
         elif precision == "bfloat16":
             raise UsageError(f"--precision: {folder} is an export, whose numbers were chosen when it was made.")
@@ -167,19 +166,21 @@ class Model:
             at_size = {k: to_input_size(v.float(), self.config.size) for k, v in maps.levels.items()} if levels else {}
             level_maps = {k: v.cpu().numpy() for k, v in at_size.items()}
             anomaly_maps = maps.anomaly_map.float().cpu().numpy()
+            own_scores = None if maps.score is None else maps.score.tolist()
         for row, (photo, size, picture) in enumerate(kept):
             info = self.products[int(maps.product[row])]
             anomaly_map = np.ascontiguousarray(anomaly_maps[row])
-            raw, cut = float(anomaly_map.max()), info.cut.value
+            raw = float(anomaly_map.max()) if own_scores is None else own_scores[row]
+            cut, failed = info.cut.value, raw > info.cut.value
             yield Result(
                 path=Path(photo) if isinstance(photo, (str, Path)) else None,
                 product=info.name,
                 raw_score=raw,
                 pred_score=pred_score(raw, cut),
-                ok=raw <= cut,
+                ok=not failed,
                 cut=cut,
                 anomaly_map=anomaly_map,
-                pred_mask=anomaly_map.astype(np.float64) > cut,  # in float32 the cut itself would be rounded
+                pred_mask=failed & (anomaly_map.astype(np.float64) > cut),  # in float32 the cut itself would be rounded
                 size=size,
                 level_maps={k: v[row] for k, v in level_maps.items()},
                 image=picture,

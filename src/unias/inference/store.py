@@ -32,6 +32,9 @@ from unias.inference.engines import GRAPH_FILES, INFO_FILE, ExportedDetector, op
 from unias.maps.detector import Detector
 from unias.maps.statistics import ProductStatistics
 from unias.model.build import build_unias
+from unias.systems.base import Parts
+from unias.systems.detector import SystemDetector
+from unias.systems.registry import UNIAS, find, title
 
 FORMAT_VERSION = 1
 STATE_FOLDER = "train_state"
@@ -54,10 +57,20 @@ class ProductInfo:
 class StoredModel:
     """All that a model folder holds, in memory; the graph of an export in its place."""
 
-    detector: Detector | ExportedDetector
+    detector: Detector | SystemDetector | ExportedDetector
     config: Config
     products: tuple[ProductInfo, ...]
     record: dict[str, Any] = field(default_factory=dict)  # data, seed, steps, minutes, machine, versions, figures
+
+
+def build_system(
+    config: Config, products: tuple[str, ...], backbone: FrozenBackbone, half: bool = False
+) -> SystemDetector:
+    """The same for a system beside UniAS. ``half``: see ``systems.base.Parts``."""
+    kind = find(config.system)
+    parts = Parts(backbone, products, config.size, config.backbone.name, config.train, half)
+    statistics = ProductStatistics(products, backbone.channels)
+    return SystemDetector(backbone, kind(kind.settings_of(config), parts), statistics, config.size)
 
 
 def build_detector(config: Config, products: tuple[str, ...], backbone: FrozenBackbone) -> Detector:
@@ -72,7 +85,7 @@ def save_model(folder: Path, model: StoredModel) -> None:
 
     Raises DataError where the operating system refuses; nothing half-written stays. UsageError for an export.
     """
-    if not isinstance(model.detector, Detector):
+    if isinstance(model.detector, ExportedDetector):
         raise UsageError(f"{folder}: an exported model is not written again. Copy the folder it was loaded from.")
     tensors = {
         name: value.detach().cpu().contiguous().clone()
@@ -121,7 +134,9 @@ def load_model(folder: Path | str, device: torch.device) -> StoredModel:
         if INFO_FILE in files:
             return StoredModel(_open_export(home, files), config, products, content.get("record", {}))
         backbone = freeze(*create_network(config.backbone.name), config.backbone)
-        detector = build_detector(config, tuple(product.name for product in products), backbone)
+        names = tuple(product.name for product in products)
+        build = build_detector if config.system == UNIAS else build_system
+        detector: Detector | SystemDetector = build(config, names, backbone)
         _fill(detector, load_file(home / "model.safetensors"), load_file(home / "products.safetensors"), home)
     except UniasError:
         raise
@@ -180,7 +195,7 @@ def card(model: StoredModel, names: list[str]) -> str:
     """The model card: what it learned from, and what its figures rest on."""
     record = model.record
     lines = [
-        "# UniAS model",
+        f"# {title(model.config.system)} model",
         "",
         f"One model for {len(names)} product{'s' if len(names) != 1 else ''}, learned from good photos alone.",
         "",
@@ -227,7 +242,9 @@ def _product(entry: dict[str, Any]) -> ProductInfo:
     )
 
 
-def _fill(detector: Detector, model: dict[str, Tensor], statistics: dict[str, Tensor], home: Path) -> None:
+def _fill(
+    detector: Detector | SystemDetector, model: dict[str, Tensor], statistics: dict[str, Tensor], home: Path
+) -> None:
     detector.statistics.load_state_dict(statistics)
     missing, unexpected = detector.load_state_dict(model, strict=False)
     missing = [name for name in missing if not name.startswith("statistics.")]

@@ -25,12 +25,18 @@ class Maps(NamedTuple):
     Attributes:
         product: (N,) int64, index into the model's products.
         anomaly_map: (N, S, S), not negative, higher is more anomalous.
-        levels: {level: (N, S/2, S/2)}, coarse to fine.
+        levels: {level: (N, S/2, S/2)}, coarse to fine; empty for systems without levels.
+        score: (N,), what photos are judged by; None = each map's maximum.
     """
 
     product: Tensor
     anomaly_map: Tensor
     levels: dict[int, Tensor]
+    score: Tensor | None = None
+
+    def scores(self) -> Tensor:
+        """(N,), higher is more anomalous."""
+        return self.anomaly_map.amax(dim=(1, 2)) if self.score is None else self.score
 
 
 class Detector(nn.Module):
@@ -64,6 +70,10 @@ class Detector(nn.Module):
     def device(self) -> torch.device:
         """Where the weights are."""
         return next(self.unias.parameters()).device
+
+    def compose(self) -> None:
+        """Compose what is linear, for use."""
+        self.unias.fuse()
 
     def forward(self, images: Tensor, product: Tensor | None = None) -> Maps:
         """``product`` (N,) says which product each photo is; None = the nearest class mean."""

@@ -6,6 +6,7 @@ are kept, beyond 64 MiB in a temporary file in the output folder, and pictures a
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,12 +26,32 @@ from unias.evaluation.spool import MEMORY
 from unias.evaluation.streaming import ClassFigures, ClassStream
 from unias.files import claimed_folder, write_json, write_text
 from unias.inference.predictor import Model
+from unias.inference.result import Result
 from unias.progress import Progress
 from unias.report.page import Case, Pick, ProductReport, Report, select_cases, write_report
 from unias.report.tables import to_csv, to_markdown
 from unias.runtime import stamp
 
 CURVE_POINTS = 1000
+
+
+@dataclass
+class Clock:
+    """How long photos took from file to map."""
+
+    seconds: float = 0.0
+    photos: int = 0
+
+    def timed(self, results: Iterator[Result]) -> Iterator[Result]:
+        """The same results; only the time to make them counts, not what is done with them."""
+        while True:
+            began = time.monotonic()
+            result = next(results, None)
+            self.seconds += time.monotonic() - began
+            if result is None:
+                return
+            self.photos += 1
+            yield result
 
 
 @dataclass(frozen=True)
@@ -110,6 +131,7 @@ def _evaluate_into(
     products: list[ProductReport] = []
     recognised: dict[str, float] = {}
     ranking: dict[str, str] = {}
+    clock = Clock()
     for name in dataset.products:
         samples = dataset.test(name)
         if not samples:
@@ -118,7 +140,7 @@ def _evaluate_into(
             progress.say(f"warning: the model was not trained on {name}: it has no cut of its own.")
         cut = cuts.get(name)
         with ClassStream(cut, home, _enlarged) as stream:
-            recognised[name] = predict_class(model, dataset, name, size, stream, progress)
+            recognised[name] = predict_class(model, dataset, name, size, stream, progress, clock)
             found = stream.figures(curve=CURVE_POINTS if page else 0)
             classes[name], ranking[name] = found.values, found.ranking
             for part, keys in parts.items():
@@ -127,7 +149,7 @@ def _evaluate_into(
                     figures[part][name] = stream.figures(chosen).values
             if page:
                 products.append(_product_report(model, name, samples, stream, found, dataset.has_masks(name)))
-    info = _info(model, dataset, recognised, ranking)
+    info = _info(model, dataset, recognised, ranking) | {"seconds_an_image": clock.seconds / max(1, clock.photos)}
     shown = f"{model.config.size} x {model.config.size}" if size == "model" else "original"
     document = metrics_document(classes, shown, info, figures or None)
     marks = _stamp_lines(info)
@@ -146,7 +168,13 @@ def _evaluate_into(
 
 
 def predict_class(
-    model: Model, dataset: Dataset, name: str, size: str, stream: ClassStream, progress: Progress
+    model: Model,
+    dataset: Dataset,
+    name: str,
+    size: str,
+    stream: ClassStream,
+    progress: Progress,
+    clock: Clock | None = None,
 ) -> float:
     """Put map, mask and score of every test photo of a class into ``stream``; gives back how many were recognised, as a share.
 
@@ -161,7 +189,8 @@ def predict_class(
         progress.say(f"{name}: {need / 1e9:.1f} GB of maps lie in a temporary file in the output folder for the while.")
     with progress.stage(f"evaluating {name}", len(samples)) as advance:
         results = model.predict([sample.path for sample in samples])
-        for sample, result in zip(samples, results, strict=True):
+        timed = results if clock is None else clock.timed(results)
+        for sample, result in zip(samples, timed, strict=True):
             mask = None
             if masked:
                 mask = _mask(sample, result.size, (side, side) if size == "model" else result.size)

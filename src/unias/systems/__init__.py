@@ -1,1 +1,2 @@
-"""The systems of the comparison. So far their networks, proven on the authors' numbers; training and maps follow."""
+"""The systems of the comparison, and the door for others: one class a system (``base.System``), found by name
+(``registry``), used through one detector (``detector``)."""

@@ -1,202 +1,195 @@
-"""DeSTSeg (Zhang et al., CVPR 2023): a student that cleans corrupted photos, and a net that segments where it differs.
+"""DeSTSeg as a system: its two stages, losses, maps and score around ``nets/destseg.py`` (six-systems section 3).
 
-    corrupted photo -> teacher (frozen), student encoder -> decoder -> three levels each -> products -> segmentation
-
-Legend: N photos, s x s the photo, levels 1, 2, 3 at strides 4, 8, 16 with C_1, C_2, C_3 channels.
+First fifth of the steps: the student learns to give the teacher's features of the clean photo where it sees the corrupted
+one. Then the segmentation net learns from where they differ. The published rates belong to batches of 32; the student's loss
+is a sum over the batch, so that its rate is scaled with the batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+import time
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock, conv1x1
 
-DILATIONS = (6, 12, 18)
-LARGEST = 100  # pixels whose mean is the score
-GAMMA = 4.0
+from unias.backbones.timm_backbone import FrozenBackbone
+from unias.config import BackboneConfig, Config
+from unias.errors import UsageError
+from unias.systems.base import SCHEDULES, Found, Parts, Seen, System, at_least, config_of, fallen, one_of
+from unias.systems.corruption import AlwaysCorrupted, Textures
+from unias.systems.nets.destseg import DeSTSeg, distances, focal_loss, largest_mean, resized, resized_mask, student_loss
+from unias.training.batches import Batch
 
-
-def resized(x: Tensor, size: Sequence[int]) -> Tensor:
-    """Bilinear, align_corners=False."""
-    return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
-
-
-def blocks(channels: int, width: int) -> nn.Sequential:
-    """Two basic residual blocks; the first changes the width."""
-    change = nn.Sequential(conv1x1(channels, width), nn.BatchNorm2d(width)) if channels != width else None
-    return nn.Sequential(BasicBlock(channels, width, 1, change), BasicBlock(width, width))
+PUBLISHED_BATCH = 32
+STUDENT_STRIDES = (4, 8, 16, 32)
 
 
-def normalized(x: Tensor) -> Tensor:
-    """Over channels, to length 1."""
-    out: Tensor = x / (torch.linalg.vector_norm(x, dim=1, keepdim=True) + 1e-12)
-    return out
-
-
-class Student(nn.Module):
-    """An encoder of its own and a decoder without skips: (N, 3, s, s) -> levels 1, 2, 3.
-
-    Args:
-        encoder: gives maps at strides 4, 8, 16, 32.
-        channels: theirs.
+@dataclass(frozen=True)
+class DeSTSegSettings:
+    """Attributes:
+    width: of the segmentation net. first: share of the steps that the student has.
+    blocks_rate, head_rate: of the segmentation net's two parts; the student's is ``train.learning_rate``, for batches of 32.
+    textures: folder of photos that are blended in (DTD); "" = procedural ones and scikit-image's.
     """
 
-    def __init__(self, encoder: nn.Module, channels: Sequence[int]) -> None:
+    width: int = 256
+    first: float = 0.2
+    blocks_rate: float = 0.1
+    head_rate: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    schedule: str = "constant"  # within the segmentation net's stage
+    textures: str = ""
+
+    def __post_init__(self) -> None:
+        one_of("schedule", self.schedule, SCHEDULES)
+        at_least(1, width=self.width)
+        if not 0 < self.first < 1:
+            raise UsageError(f"first: {self.first} must lie between 0 and 1.")
+
+
+class Teacher(nn.Module):
+    """The frozen backbone's levels at strides 4, 8, 16; borrowed, so that it is not kept twice."""
+
+    def __init__(self, backbone: FrozenBackbone) -> None:
         super().__init__()
-        first, second, third, fourth = channels
-        self.encoder = encoder
-        self.decoder_layer4 = blocks(fourth, fourth)
-        self.decoder_layer3 = blocks(fourth, third)
-        self.decoder_layer2 = blocks(third, second)
-        self.decoder_layer1 = blocks(second, first)
-        kaiming(self.decoder_layer4, self.decoder_layer3, self.decoder_layer2, self.decoder_layer1)
+        self.borrowed = (backbone,)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        stages = self.encoder(images)
-        x = self.decoder_layer4(stages[3])
-        third = self.decoder_layer3(resized(x, stages[2].shape[-2:]))
-        second = self.decoder_layer2(resized(third, stages[1].shape[-2:]))
-        return [self.decoder_layer1(resized(second, stages[0].shape[-2:])), second, third]
+        return list(self.borrowed[0].network(images)[1:4])
 
 
-class NormedConv(nn.Module):
-    """Convolution without bias, BatchNorm, ReLU."""
+def student_encoder(name: str) -> tuple[nn.Module, list[int]]:
+    """The backbone's net from random weights, with stride 32, and its channels. Raises UsageError where it has none."""
+    import timm
 
-    def __init__(self, channels: int, width: int, size: int, dilation: int = 1) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, width, size, padding=dilation * (size // 2), dilation=dilation, bias=False)
-        self.norm = nn.BatchNorm2d(width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.norm(self.conv(x)))
-
-
-class ASPP(nn.Module):
-    """Global average and three dilated convolutions side by side; no plain 1x1 branch."""
-
-    def __init__(self, channels: int, width: int) -> None:
-        super().__init__()
-        self.pooled = NormedConv(channels, width, 1)
-        self.dilated = nn.ModuleList(NormedConv(channels, width, 3, dilation) for dilation in DILATIONS)
-        self.fusion = NormedConv((1 + len(DILATIONS)) * width, width, 3)
-
-    def branches(self, x: Tensor) -> list[Tensor]:
-        """The average's is (N, width, 1, 1)."""
-        return [self.pooled(F.adaptive_avg_pool2d(x, 1)), *(branch(x) for branch in self.dilated)]
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.fusion(torch.cat([resized(branch, x.shape[-2:]) for branch in self.branches(x)], dim=1))
-        return out
+    bare = name.removeprefix("hf-hub:").removeprefix("timm/")
+    info: Any = timm.create_model(bare, pretrained=False, features_only=True).feature_info
+    strides = list(info.reduction())
+    if any(stride not in strides for stride in STUDENT_STRIDES):
+        raise UsageError(
+            f"backbone: {name!r} has features at strides {strides}; destseg needs 4, 8, 16 and 32. Choose a network such as "
+            "tf_efficientnet_lite2 or resnet18."
+        )
+    places = [len(strides) - 1 - strides[::-1].index(stride) for stride in STUDENT_STRIDES]
+    network = timm.create_model(bare, pretrained=False, features_only=True, out_indices=places)
+    chosen: Any = network.feature_info
+    return network, list(chosen.channels())
 
 
-class Segmentation(nn.Module):
-    """(N, C_1 + C_2 + C_3, s/4, s/4) -> logits (N, 1, s/4, s/4)."""
+class DeSTSegSystem(System):
+    """Zhang et al., CVPR 2023."""
 
-    def __init__(self, channels: int, width: int) -> None:
-        super().__init__()
-        self.res = blocks(channels, width)
-        self.aspp = ASPP(width, width)
-        self.conv = NormedConv(width, width, 3)
-        self.logit = nn.Conv2d(width, 1, 1)
-        kaiming(self)
+    name: ClassVar[str] = "destseg"
+    title: ClassVar[str] = "DeSTSeg"
+    source: ClassVar[str] = "Zhang et al., CVPR 2023"
+    reads: ClassVar[str] = "pixels"
+    Settings: ClassVar[type] = DeSTSegSettings
 
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.logit(self.conv(self.aspp(self.res(x))))
-        return out
+    def __init__(self, settings: DeSTSegSettings, parts: Parts) -> None:
+        super().__init__(settings, parts)
+        encoder, channels = student_encoder(parts.backbone_name)
+        expected = [parts.channels[level] for level in (2, 3, 4)]
+        assert channels[:3] == expected
+        self.net = DeSTSeg(Teacher(parts.backbone), encoder, channels, width=settings.width)
+        self.net.to(memory_format=torch.channels_last)
+        self.second = False
 
+    @classmethod
+    def presets(cls) -> dict[str, Config]:
+        small = config_of(
+            cls.name, "small", {"width": 128, "schedule": "cosine"}, batch_size=16, learning_rate=0.4, recipe="none"
+        )
+        paper = config_of(
+            cls.name,
+            "paper",
+            {},
+            backbone=BackboneConfig(name="resnet18.tv_in1k"),
+            size=256,
+            batch_size=32,
+            learning_rate=0.4,
+            epochs=44,
+            cache=False,
+        )
+        return {"small": small, "paper": paper}
 
-class DeSTSegOutput(NamedTuple):
-    """teacher, student: the raw levels; apart: 1 - cosine of each level, (N, 1, s_k, s_k); logit (N, 1, s/4, s/4)."""
+    def corruption(self) -> AlwaysCorrupted:
+        train = self.parts.train
+        return AlwaysCorrupted(Textures(self.settings.textures or None, self.parts.size, train.seed))
 
-    teacher: list[Tensor]
-    student: list[Tensor]
-    apart: list[Tensor]
-    products: Tensor
-    logit: Tensor
-
-    def map(self, size: int) -> Tensor:
-        """(N, size, size) in [0, 1], higher is more anomalous."""
-        return resized(self.logit.sigmoid(), (size, size))[:, 0]
-
-    def by_product(self) -> Tensor:
-        """(N, s/4, s/4): the three levels' 1 - cosine multiplied, what the student alone says."""
-        side = self.apart[0].shape[-2:]
-        product = self.apart[0]
-        for level in self.apart[1:]:
-            product = product * resized(level, side)
-        return product[:, 0]
-
-
-class DeSTSeg(nn.Module):
-    """The three nets. Published: ResNet-18 as teacher and student, segmentation width 256.
-
-    Args:
-        teacher: frozen; gives maps at strides 4, 8, 16.
-        student_encoder: the same net from random weights, with stride 32 as well.
-        channels: at strides 4, 8, 16, 32.
-    """
-
-    def __init__(
-        self, teacher: nn.Module, student_encoder: nn.Module, channels: Sequence[int], *, width: int = 256
-    ) -> None:
-        super().__init__()
-        self.teacher = teacher.requires_grad_(False).eval()
-        self.student = Student(student_encoder, channels)
-        self.segmentation = Segmentation(sum(channels[:3]), width)
-
-    def train(self, mode: bool = True) -> DeSTSeg:
-        """The teacher stays in eval mode always."""
-        super().train(mode)
-        self.teacher.eval()
-        return self
-
-    def forward(self, images: Tensor, clean: Tensor | None = None) -> DeSTSegOutput:
-        """images (N, 3, s, s), normalised. In training ``clean`` are the photos before they were corrupted: the student's
-        levels are compared with the teacher's of those, the segmentation reads the teacher's of ``images`` all the same."""
-        with torch.no_grad():
-            teacher = [level.detach() for level in self.teacher(images)]
-            target = teacher if clean is None else [level.detach() for level in self.teacher(clean)]
-        student = self.student(images)
-        ours = [normalized(level) for level in student]
-        apart = [
-            1 - (normalized(level) * own).sum(dim=1, keepdim=True) for level, own in zip(target, ours, strict=True)
+    def optimizers(self, device: torch.device) -> list[torch.optim.Optimizer]:
+        """One, of three groups; a part without gradients stays as it is."""
+        s, net = self.settings, self.net
+        head = [
+            *net.segmentation.aspp.parameters(),
+            *net.segmentation.conv.parameters(),
+            *net.segmentation.logit.parameters(),
         ]
-        side = student[0].shape[-2:]
-        products = [-normalized(level) * own for level, own in zip(teacher, ours, strict=True)]
-        seen = torch.cat([resized(product, side) for product in products], dim=1)
-        return DeSTSegOutput(teacher, student, apart, seen, self.segmentation(seen))
+        student = self.parts.train.learning_rate * self.parts.train.batch_size / PUBLISHED_BATCH
+        groups = [
+            {"params": list(net.student.parameters()), "lr": student},
+            {"params": list(net.segmentation.res.parameters()), "lr": s.blocks_rate},
+            {"params": head, "lr": s.head_rate},
+        ]
+        return [torch.optim.SGD(groups, lr=student, momentum=s.momentum, weight_decay=s.weight_decay)]
 
+    def share(self, done: float) -> float:
+        first = self.settings.first
+        return 1.0 if done < first else fallen(self.settings.schedule, (done - first) / (1 - first))
 
-def student_loss(apart: Sequence[Tensor]) -> Tensor:
-    """Per level the sum over the batch of the mean over places, added: the published rate belongs to batches of 32."""
-    terms = [level.mean(dim=(1, 2, 3)).sum() for level in apart]
-    return torch.stack(terms).sum()
+    def prepare(self, done: float) -> None:
+        self._stage(done >= self.settings.first)
 
+    def _stage(self, second: bool) -> None:
+        self.second = second
+        self.net.student.train(not second)
+        self.net.segmentation.train(second)
 
-def focal_loss(segmentation: Tensor, mask: Tensor, gamma: float = GAMMA) -> Tensor:
-    """segmentation, mask (N, 1, h, w) in [0, 1]: -(1 - p)^gamma log p of the truth's probability p, mean; no class weights."""
-    likely = torch.where(mask > 0.5, segmentation, 1 - segmentation).clamp_min(1e-12)
-    return (-((1 - likely) ** gamma) * likely.log()).mean()
+    def forward(self, batch: Batch) -> tuple[list[Tensor], Tensor | None]:
+        """Distances of the levels and no logit, or none and the logit."""
+        assert batch.images is not None
+        assert batch.clean is not None
+        images = self._normal(batch.images)
+        if not self.second:
+            return distances(self.net.taught(self._normal(batch.clean)), self.net.student(images)), None
+        with torch.no_grad():
+            student = self.net.student(images)
+        return [], self.net.segment(self.net.taught(images), student)[1]
 
+    def loss(self, output: Any, batch: Batch) -> dict[str, Tensor]:
+        apart, logit = output
+        if logit is None:
+            return {"cosine": student_loss(apart)}
+        assert batch.mask is not None
+        target, segmentation = resized_mask(batch.mask, logit.shape[-2:]), logit.sigmoid()
+        return {"focal": focal_loss(segmentation, target), "l1": (segmentation - target).abs().mean()}
 
-def resized_mask(mask: Tensor, size: Sequence[int]) -> Tensor:
-    """(N, 1, s, s) -> (N, 1, h, w) of 0 and 1: bilinear, cut at one half."""
-    return (resized(mask, size) >= 0.5).to(mask.dtype)
+    def times_first(self, batch: Batch) -> float:
+        """Both stages are timed on one batch; what batch norms saw of it is forgotten."""
+        kept = {name: value.clone() for name, value in self.net.state_dict().items()}
+        seconds: dict[bool, float] = {}
+        for second in (False, True, False, True):  # the first of each warms up
+            self._stage(second)
+            began = time.monotonic()
+            with torch.autocast(batch.product.device.type, dtype=torch.bfloat16, enabled=self.parts.half):
+                output = self.forward(batch)
+            torch.stack(list(self.loss(output, batch).values())).sum().backward()  # type: ignore[no-untyped-call]
+            seconds[second] = time.monotonic() - began
+        self.net.zero_grad(set_to_none=True)
+        self.net.load_state_dict(kept)
+        self._stage(False)
+        first = float(self.settings.first)
+        return first + (1 - first) * seconds[True] / seconds[False]
 
+    def find(self, seen: Seen) -> Found:
+        images = self._normal(seen.images)
+        _, logit = self.net.segment(self.net.taught(images), self.net.student(images))
+        size = self.parts.size
+        maps = resized(logit.float().sigmoid(), (size, size))[:, 0]
+        return Found(maps, largest_mean(maps))
 
-def largest_mean(maps: Tensor, count: int = LARGEST) -> Tensor:
-    """(N, S, S) -> (N,): mean of the largest pixels, all where there are fewer."""
-    flat = maps.flatten(1)
-    return flat.topk(min(count, flat.shape[1]), dim=1).values.mean(dim=1)
-
-
-def kaiming(*modules: nn.Module) -> None:
-    """Kaiming normal, fan-out, for convolutions; BatchNorm as torch starts it."""
-    for module in modules:
-        for inner in module.modules():
-            if isinstance(inner, nn.Conv2d):
-                nn.init.kaiming_normal_(inner.weight, mode="fan_out", nonlinearity="relu")
+    def _normal(self, images: Tensor) -> Tensor:
+        backbone = self.parts.backbone
+        return ((images - backbone.mean) / backbone.std).contiguous(memory_format=torch.channels_last)

@@ -1,115 +1,97 @@
-"""PatchCore (Roth et al., CVPR 2022): a memory of good patches, and the distance to the nearest of them.
+"""PatchCore as a system: one bank for all products around ``nets/patchcore.py`` (six-systems section 6).
 
-    features of two levels -> one vector a patch -> coreset; a photo's map = squared distances to it, enlarged, blurred
-
-Legend: N photos, g x g patches a photo, M patches in all, D length of a patch's vector.
+Ours and not anomalib's: its model keeps every embedding on the device twice before it chooses, enlarges maps by nearest
+neighbour, and takes distances where the authors square them; ours is proven on the authors' numbers. Photos are resized
+and not cropped (the authors crop 224 of 256), so that nothing at a part's border is left out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from unias.systems.smoothing import blurred
+from unias.config import BackboneConfig, Config
+from unias.errors import UsageError
+from unias.systems.base import Found, Parts, Seen, System, at_least, config_of, one_of
+from unias.systems.nets.patchcore import PatchCore, anomaly_map, authors_patches, image_score, patches
+from unias.training.batches import Batch
 
-STARTS = 10  # random patches that the search for a coreset measures from first; they are not in it themselves
-PROJECTED = 128
-
-
-def patches(fine: Tensor, coarse: Tensor) -> Tensor:
-    """fine (N, A, g, g), coarse (N, B, g/2, g/2) -> (N, g, g, A + B): 3x3 means, the coarse level resized; any backbone."""
-    size = fine.shape[-2:]
-    both = [F.avg_pool2d(fine, 3, 1, 1), _enlarged(F.avg_pool2d(coarse, 3, 1, 1), size)]
-    return torch.cat(both, dim=1).permute(0, 2, 3, 1)
+FINE, COARSE = 3, 4  # levels at strides 8 and 16
 
 
-def authors_patches(fine: Tensor, coarse: Tensor) -> Tensor:
-    """fine (N, A, g, g), coarse (N, 2 A, g/2, g/2) -> (N, g, g, 2 A): what unfolding 3x3 patches and averaging them adaptively
-    down to 2 A numbers comes to (zero padding): fine under a 3x3 kernel of 0.1 with 0.2 in its centre, coarse as its 3x3
-    mean, channels averaged in pairs."""
-    size = fine.shape[-2:]
-    centred = 0.9 * F.avg_pool2d(fine, 3, 1, 1) + 0.1 * fine
-    mean = F.avg_pool2d(coarse, 3, 1, 1)
-    pairs = (mean[:, 0::2] + mean[:, 1::2]) / 2
-    return torch.cat([centred, _enlarged(pairs, size)], dim=1).permute(0, 2, 3, 1)
-
-
-def coreset(vectors: Tensor, count: int, projection: Tensor | None, starts: Sequence[int]) -> list[int]:
-    """Which ``count`` of the M vectors (M, D) cover the rest best: greedy, approximate (the authors' default).
-
-    Args:
-        projection: (128, D); distances are taken behind it. None = as they are.
-        starts: patches whose mean distance ranks all others at first.
-    """
-    rows = vectors if projection is None else vectors @ projection.T
-    nearest = torch.stack([_distance(rows, rows[start]) for start in starts], dim=1).mean(dim=1)
-    chosen: list[int] = []
-    for _ in range(min(count, len(rows))):
-        farthest = int(nearest.argmax())
-        chosen.append(farthest)
-        nearest = torch.minimum(nearest, _distance(rows, rows[farthest]))
-    return chosen
-
-
-class PatchCore(nn.Module):
-    """The memory. Buffer: bank (K, D), empty until it is filled.
-
-    Args:
-        ratio: share of the patches that is kept.
-        most: so many at most.
+@dataclass(frozen=True)
+class PatchCoreSettings:
+    """Attributes:
+    embedding: "mean" for any backbone; "authors" where the coarse level has twice the channels (ResNets).
+    ratio: share of the patches that the bank keeps. most: so many at most.
+    pool: patches a product, at most, that the bank is chosen from; more photos give fewer each, drawn at random.
     """
 
-    bank: Tensor
+    embedding: str = "mean"
+    ratio: float = 0.1
+    most: int = 20_000
+    pool: int = 40_000
+    sigma: float = 4.0
 
-    def __init__(self, ratio: float = 0.1, most: int | None = None) -> None:
-        super().__init__()
-        self.ratio = ratio
-        self.most = most
-        self.register_buffer("bank", torch.zeros(0, 0))
+    def __post_init__(self) -> None:
+        one_of("embedding", self.embedding, ("mean", "authors"))
+        at_least(1, most=self.most, pool=self.pool)
+        if not 0 < self.ratio <= 1 or not self.sigma > 0:
+            raise UsageError("ratio must be in (0, 1], sigma above 0.")
 
-    def fill(self, vectors: Tensor, seed: int) -> None:
-        """(M, D) -> the bank: a coreset behind a random linear projection."""
+
+class PatchCoreSystem(System):
+    """Roth et al., CVPR 2022. Filled in one pass over the photos, whatever minutes it is given."""
+
+    name: ClassVar[str] = "patchcore"
+    title: ClassVar[str] = "PatchCore"
+    source: ClassVar[str] = "Roth et al., CVPR 2022"
+    by_gradient: ClassVar[bool] = False
+    Settings: ClassVar[type] = PatchCoreSettings
+
+    def __init__(self, settings: PatchCoreSettings, parts: Parts) -> None:
+        super().__init__(settings, parts)
+        channels = parts.channels
+        if settings.embedding == "authors" and channels[COARSE] != 2 * channels[FINE]:
+            raise UsageError(
+                f"embedding: the authors' needs twice the channels at stride 16; this backbone has {channels[FINE]} and "
+                f"{channels[COARSE]}. Use embedding: mean, or a ResNet."
+            )
+        self.memory = PatchCore(settings.ratio, settings.most)
+        self.kept: dict[int, list[Tensor]] = {}
+
+    @classmethod
+    def presets(cls) -> dict[str, Config]:
+        small = config_of(cls.name, "small", {}, batch_size=8)
+        published = BackboneConfig(name="wide_resnet50_2.tv_in1k")
+        wishes = {"embedding": "authors", "most": 300_000, "pool": 200_000}
+        paper = config_of(cls.name, "paper", wishes, backbone=published, batch_size=8, cache=False)
+        return {"small": small, "paper": paper}
+
+    def embed(self, features: dict[int, Tensor]) -> Tensor:
+        """(N, g, g, D)."""
+        by = authors_patches if self.settings.embedding == "authors" else patches
+        return by(features[FINE].float(), features[COARSE].float())
+
+    def collect(self, batch: Batch) -> None:
+        for vectors, product in zip(self.embed(batch.features), batch.product.tolist(), strict=True):
+            self.kept.setdefault(product, []).append(vectors.flatten(0, 1).cpu())
+
+    def finish(self, seed: int) -> None:
         rng = np.random.default_rng(seed)
-        count = max(1, int(len(vectors) * self.ratio))
-        count = count if self.most is None else min(count, self.most)
-        wide = vectors.shape[1] > PROJECTED
-        bound = vectors.shape[1] ** -0.5  # torch's start of a Linear, which the authors take
-        drawn = rng.uniform(-bound, bound, (PROJECTED, vectors.shape[1])).astype(np.float32)
-        projection = torch.from_numpy(drawn).to(vectors.device) if wide else None
-        starts = rng.choice(len(vectors), min(STARTS, len(vectors)), replace=False)
-        self.bank = vectors[coreset(vectors, count, projection, starts.tolist())].clone()
+        rows = []
+        for product in sorted(self.kept):
+            share = -(-self.settings.pool // len(self.kept[product]))  # patches a photo
+            for vectors in self.kept[product]:
+                chosen = rng.permutation(len(vectors))[:share]
+                rows.append(vectors[torch.from_numpy(np.sort(chosen))])
+        self.kept = {}
+        self.memory.fill(torch.cat(rows).to(self.memory.bank.device), seed)
 
-    def nearest(self, vectors: Tensor, chunk: int = 1024) -> tuple[Tensor, Tensor]:
-        """(M, D) -> squared Euclidean distances (M,) and which code (M,). Differences are squared for the one found, so that
-        a patch that is in the bank is at distance 0."""
-        lengths = self.bank.square().sum(dim=1)
-        index = torch.cat([(lengths - 2 * part @ self.bank.T).argmin(dim=1) for part in torch.split(vectors, chunk)])
-        return (vectors - self.bank[index]).square().sum(dim=1), index
-
-    def forward(self, vectors: Tensor) -> Tensor:
-        """(N, g, g, D) -> (N, g, g), squared distances."""
-        distances, _ = self.nearest(vectors.flatten(0, 2))
-        return distances.reshape(vectors.shape[:3])
-
-
-def anomaly_map(distances: Tensor, size: int, sigma: float = 4.0) -> Tensor:
-    """(N, g, g) -> (N, size, size): bilinear (align_corners=False), then blurred."""
-    return blurred(_enlarged(distances[:, None], (size, size))[:, 0], sigma)
-
-
-def image_score(distances: Tensor) -> Tensor:
-    """(N, g, g) -> (N,): the farthest patch, before the blur. The paper's weighting (Eq. 7) is not in the authors' code."""
-    return distances.flatten(1).amax(dim=1)
-
-
-def _distance(rows: Tensor, one: Tensor) -> Tensor:
-    lengths: Tensor = torch.linalg.vector_norm(rows - one, dim=1)
-    return lengths
-
-
-def _enlarged(x: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
-    return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
+    def find(self, seen: Seen) -> Found:
+        distances = self.memory(self.embed(dict(seen.features)))
+        return Found(anomaly_map(distances, self.parts.size, self.settings.sigma), image_score(distances))

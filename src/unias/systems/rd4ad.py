@@ -1,138 +1,116 @@
-"""RD4AD (Deng and Li, CVPR 2022) for any backbone: one bottleneck of three levels, and a decoder that must rebuild them.
+"""RD4AD as a system: losses and maps around ``nets/rd4ad.py`` or the published mirror of a ResNet (six-systems section 4).
 
-    features at strides 4, 8, 16 -> equal widths -> fused at 16 -> code at 32 -> decoder -> features at 4, 8, 16
-
-The published net mirrors a Wide-ResNet-50-2 block by block. Backbones such as EfficientNet have no such mirror: here 1x1
-convolutions bring the levels to w, 2w, 4w channels, basic residual blocks do the rest, and 1x1 convolutions lead back to the
-backbone's channels. With ResNet-18's widths (w = 64) it is of the size of the published ResNet-18 form.
-
-Legend: N photos, levels 2, 3, 4 at strides 4, 8, 16 with C_2, C_3, C_4 channels, w the width.
+The mirror's decoder is anomalib's. Its bottleneck is anomalib's class at the authors' width: what anomalib builds by itself
+is half as wide for wide networks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-LEVELS = (2, 3, 4)
+from unias.config import BackboneConfig, Config
+from unias.errors import UsageError
+from unias.systems.base import SCHEDULES, Found, Parts, Seen, System, at_least, config_of, one_of
+from unias.systems.from_anomalib import published_rd4ad
+from unias.systems.nets.rd4ad import LEVELS, RD4AD, anomaly_map, whole_map_loss
+from unias.systems.nets.smoothing import blurred
+from unias.training.batches import Batch
 
 
-def down(channels: int, width: int) -> nn.Sequential:
-    """3x3 convolution of stride 2, BatchNorm, ReLU."""
-    return nn.Sequential(
-        nn.Conv2d(channels, width, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
-    )
-
-
-class Block(nn.Module):
-    """A basic residual block. ``scale`` -1 halves the size with a strided convolution, 1 doubles it with a transposed one
-    (2x2, stride 2), on the shortcut too; 0 leaves it."""
-
-    def __init__(self, channels: int, width: int, scale: int = 0) -> None:
-        super().__init__()
-        self.first = _scaling(channels, width, scale, shortcut=False)
-        self.norm1 = nn.BatchNorm2d(width)
-        self.second = nn.Conv2d(width, width, 3, padding=1, bias=False)
-        self.norm2 = nn.BatchNorm2d(width)
-        changed = scale != 0 or channels != width
-        self.shortcut = (
-            nn.Sequential(_scaling(channels, width, scale, shortcut=True), nn.BatchNorm2d(width))
-            if changed
-            else nn.Identity()
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = F.relu(self.norm1(self.first(x)))
-        return F.relu(self.norm2(self.second(y)) + self.shortcut(x))
-
-
-def _scaling(channels: int, width: int, scale: int, shortcut: bool) -> nn.Module:
-    if scale == 1:
-        return nn.ConvTranspose2d(channels, width, 2, stride=2, bias=False)
-    size = 1 if shortcut else 3
-    return nn.Conv2d(channels, width, size, stride=2 if scale == -1 else 1, padding=size // 2, bias=False)
-
-
-class Bottleneck(nn.Module):
-    """{2, 3, 4: (N, C_k, ...)} -> the code (N, 8 w, s/32, s/32)."""
-
-    def __init__(self, channels: Mapping[int, int], width: int, depth: int) -> None:
-        super().__init__()
-        self.equal = nn.ModuleDict({str(k): nn.Conv2d(channels[k], width * 2**i, 1) for i, k in enumerate(LEVELS)})
-        self.from_2 = nn.Sequential(down(width, 2 * width), down(2 * width, 4 * width))
-        self.from_3 = down(2 * width, 4 * width)
-        rest = (Block(8 * width, 8 * width) for _ in range(depth - 1))
-        self.stage = nn.Sequential(Block(12 * width, 8 * width, -1), *rest)
-
-    def forward(self, features: Mapping[int, Tensor]) -> Tensor:
-        second, third, fourth = (self.equal[str(k)](features[k]) for k in LEVELS)
-        code: Tensor = self.stage(torch.cat([self.from_2(second), self.from_3(third), fourth], dim=1))
-        return code
-
-
-class Decoder(nn.Module):
-    """The code -> {2, 3, 4: as the backbone's}; no skips."""
-
-    def __init__(self, channels: Mapping[int, int], width: int, depth: int) -> None:
-        super().__init__()
-        self.stages = nn.ModuleDict()
-        self.outputs = nn.ModuleDict()
-        for i, level in reversed(list(enumerate(LEVELS))):
-            own = width * 2**i
-            rest = (Block(own, own) for _ in range(depth - 1))
-            self.stages[str(level)] = nn.Sequential(Block(2 * own, own, 1), *rest)
-            self.outputs[str(level)] = nn.Conv2d(own, channels[level], 1)
-
-    def forward(self, code: Tensor) -> dict[int, Tensor]:
-        outputs: dict[int, Tensor] = {}
-        x = code
-        for key, stage in self.stages.items():
-            x = stage(x)
-            outputs[int(key)] = self.outputs[key](x)
-        return outputs
-
-
-class RD4AD(nn.Module):
-    """Bottleneck and decoder; the encoder is the frozen backbone.
-
-    Args:
-        channels: {2: C_2, 3: C_3, 4: C_4}.
-        width: w.
-        depth: blocks a stage.
+@dataclass(frozen=True)
+class RD4ADSettings:
+    """Attributes:
+    mirror: "" = our net for any backbone, of ``width`` and ``depth``; else the ResNet that is mirrored block by block
+        (resnet18, wide_resnet50_2, ...; extra ``bench``), which must be the backbone.
     """
 
-    def __init__(self, channels: Mapping[int, int], *, width: int = 64, depth: int = 2) -> None:
+    mirror: str = ""
+    width: int = 64
+    depth: int = 2
+    sigma: float = 4.0
+    schedule: str = "constant"
+
+    def __post_init__(self) -> None:
+        one_of("schedule", self.schedule, SCHEDULES)
+        at_least(1, width=self.width, depth=self.depth)
+
+
+class Mirror(nn.Module):
+    """{2, 3, 4: ...} -> the same, rebuilt by the published nets."""
+
+    def __init__(self, name: str) -> None:
         super().__init__()
-        self.bottleneck = Bottleneck(channels, width, depth)
-        self.decoder = Decoder(channels, width, depth)
+        self.bottleneck, self.decoder = published_rd4ad(name)
 
     def forward(self, features: Mapping[int, Tensor]) -> dict[int, Tensor]:
-        """features: {level: (N, C_k, s / 2^k, s / 2^k)}, s a multiple of 32 -> the same, rebuilt."""
-        outputs: dict[int, Tensor] = self.decoder(self.bottleneck(features))
-        return outputs
+        code = self.bottleneck([features[k] for k in LEVELS])
+        return dict(zip(LEVELS, self.decoder(code), strict=True))
 
 
-def whole_map_loss(features: Mapping[int, Tensor], outputs: Mapping[int, Tensor]) -> Tensor:
-    """Per level 1 - cosine of a photo's whole flattened map, mean over the batch, levels added: the released loss; the paper's,
-    place by place, trains worse."""
-    apart = [
-        (1 - F.cosine_similarity(features[k].flatten(1), outputs[k].flatten(1), dim=1)).mean() for k in sorted(outputs)
-    ]
-    return torch.stack(apart).sum()
+class RD4ADSystem(System):
+    """Deng and Li, CVPR 2022."""
 
+    name: ClassVar[str] = "rd4ad"
+    title: ClassVar[str] = "RD4AD"
+    source: ClassVar[str] = "Deng and Li, CVPR 2022"
+    Settings: ClassVar[type] = RD4ADSettings
 
-def anomaly_map(features: Mapping[int, Tensor], outputs: Mapping[int, Tensor], size: int) -> Tensor:
-    """(N, size, size): per level 1 - cosine over channels, bilinear (align_corners=True), added; to be blurred."""
-    maps = [
-        F.interpolate(
-            1 - F.cosine_similarity(features[k], outputs[k], dim=1)[:, None],
-            size=(size, size),
-            mode="bilinear",
-            align_corners=True,
+    def __init__(self, settings: RD4ADSettings, parts: Parts) -> None:
+        super().__init__(settings, parts)
+        self.net: nn.Module
+        if settings.mirror:
+            self.net = Mirror(settings.mirror)
+            widths = {k: parts.channels[k] for k in LEVELS}
+            rebuilt = _widths(self.net)
+            if widths != rebuilt:
+                raise UsageError(
+                    f"mirror: {settings.mirror} rebuilds {list(rebuilt.values())} channels, the backbone has "
+                    f"{list(widths.values())}. Choose the same ResNet for both, or leave mirror empty."
+                )
+        else:
+            self.net = RD4AD(parts.channels, width=settings.width, depth=settings.depth)
+
+    @classmethod
+    def presets(cls) -> dict[str, Config]:
+        small = config_of(cls.name, "small", {"schedule": "cosine"}, batch_size=16, learning_rate=5e-3)
+        paper = config_of(
+            cls.name,
+            "paper",
+            {"mirror": "wide_resnet50_2"},
+            backbone=BackboneConfig(name="wide_resnet50_2.tv_in1k"),
+            size=256,
+            batch_size=16,
+            learning_rate=5e-3,
+            epochs=200,
+            cache=False,
         )
-        for k in sorted(outputs)
-    ]
-    return torch.cat(maps, dim=1).sum(dim=1)
+        return {"small": small, "paper": paper}
+
+    def optimizers(self, device: torch.device) -> list[torch.optim.Optimizer]:
+        fused = device.type in ("cpu", "cuda")
+        rate = self.parts.train.learning_rate
+        return [torch.optim.Adam(self.parameters(), lr=rate, betas=(0.5, 0.999), fused=fused)]
+
+    def forward(self, batch: Batch) -> dict[int, Tensor]:
+        out: dict[int, Tensor] = self.net(batch.features)
+        return out
+
+    def loss(self, output: Any, batch: Batch) -> dict[str, Tensor]:
+        return {"cosine": whole_map_loss(batch.features, {k: v.float() for k, v in output.items()})}
+
+    def find(self, seen: Seen) -> Found:
+        outputs = {k: v.float() for k, v in self.net(seen.features).items()}
+        maps = blurred(anomaly_map(seen.features, outputs, self.parts.size), self.settings.sigma)
+        return Found(maps.clamp_min(0), maps.amax(dim=(1, 2)))
+
+
+def _widths(net: nn.Module) -> dict[int, int]:
+    """{level: channels} that the decoder gives: half of each stage's input."""
+    decoder: Any = net.decoder
+    stages = {4: decoder.layer1, 3: decoder.layer2, 2: decoder.layer3}
+    return {k: [m for m in stages[k].modules() if isinstance(m, nn.BatchNorm2d)][-1].num_features for k in LEVELS}

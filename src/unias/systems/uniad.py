@@ -1,91 +1,79 @@
-"""UniAD (You et al., NeurIPS 2022): reconstruct all levels' features on one grid with layer-wise queries.
-
-features -> one grid -> jitter -> tokens -> encoder (neighbours masked) -> decoder, a learned query a layer -> features
-"""
+"""UniAD as a system: losses, schedule, maps and score around ``nets/uniad.py`` (six-systems section 1)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from unias.model.jitter import FeatureJitter
-from unias.model.positions import neighbour_mask
-from unias.systems.tokens import (
-    DecoderLayer,
-    EncoderLayer,
-    LearnedPosition,
-    aligned,
-    euclidean,
-    to_map,
-    to_tokens,
-    xavier_linear,
-)
+from unias.config import Config
+from unias.presets import SOURCE_BACKBONE
+from unias.systems.base import SCHEDULES, Found, Parts, Seen, System, at_least, config_of, one_of
+from unias.systems.nets.tokens import enlarged, pooled_score
+from unias.systems.nets.uniad import UniAD, UniADOutput
+from unias.training.batches import Batch
 
 
-class UniADOutput(NamedTuple):
-    """clean, reconstruction: (N, C, g, g)."""
+@dataclass(frozen=True)
+class UniADSettings:
+    """The network's, the published values where not said otherwise, and the run's."""
 
-    clean: Tensor
-    reconstruction: Tensor
+    width: int = 256
+    heads: int = 8
+    ffn: int = 1024
+    layers: int = 4
+    dropout: float = 0.1
+    jitter: float = 20.0
+    window: int = 7
+    clip: float = 0.1
+    weight_decay: float = 1e-4
+    schedule: str = "drop"  # after four fifths of the steps that are made; published: after 801 of 1000 epochs
 
-    def map(self) -> Tensor:
-        """(N, g, g), not negative, higher is more anomalous."""
-        return euclidean(self.reconstruction, self.clean)
-
-    def loss(self) -> Tensor:
-        """Mean squared error over everything."""
-        return F.mse_loss(self.reconstruction, self.clean)
+    def __post_init__(self) -> None:
+        one_of("schedule", self.schedule, SCHEDULES)
+        at_least(1, width=self.width, heads=self.heads, ffn=self.ffn, layers=self.layers, window=self.window)
 
 
-class UniAD(nn.Module):
-    """The network. Published: width 256, 8 heads, ffn 1024, 4 + 4 layers, dropout 0.1, jitter 20, window 7.
+class UniADSystem(System):
+    """You et al., NeurIPS 2022."""
 
-    Args:
-        channels: C, the sum over the backbone's levels.
-        grid: g, side of the token grid (14 at 224 pixels); must be larger than ``window``.
-    """
+    name: ClassVar[str] = "uniad"
+    title: ClassVar[str] = "UniAD"
+    source: ClassVar[str] = "You et al., NeurIPS 2022"
+    Settings: ClassVar[type] = UniADSettings
 
-    mask: Tensor
+    def __init__(self, settings: UniADSettings, parts: Parts) -> None:
+        super().__init__(settings, parts)
+        self.clip = settings.clip
+        self.net = UniAD(
+            sum(parts.channels.values()),
+            parts.size // 16,
+            width=settings.width,
+            heads=settings.heads,
+            ffn=settings.ffn,
+            layers=settings.layers,
+            dropout=settings.dropout,
+            jitter=settings.jitter,
+            window=settings.window,
+        )
 
-    def __init__(
-        self,
-        channels: int,
-        grid: int = 14,
-        *,
-        width: int = 256,
-        heads: int = 8,
-        ffn: int = 1024,
-        layers: int = 4,
-        dropout: float = 0.1,
-        jitter: float = 20.0,
-        window: int = 7,
-    ) -> None:
-        super().__init__()
-        self.grid = grid
-        self.jitter = FeatureJitter(jitter, 1.0, "channels")
-        self.input_proj = nn.Linear(channels, width)
-        self.position = LearnedPosition(width, grid)
-        self.encoder = nn.ModuleList(EncoderLayer(width, heads, ffn, dropout) for _ in range(layers))
-        self.queries = nn.ParameterList(nn.Parameter(torch.randn(grid * grid, width)) for _ in range(layers))
-        self.decoder = nn.ModuleList(DecoderLayer(width, heads, ffn, dropout) for _ in range(layers))
-        self.norm = nn.LayerNorm(width)
-        self.output_proj = nn.Linear(width, channels)
-        self.register_buffer("mask", neighbour_mask(grid, window), persistent=False)
-        xavier_linear(self)
+    @classmethod
+    def presets(cls) -> dict[str, Config]:
+        small = config_of(cls.name, "small", {"schedule": "cosine"}, batch_size=8, learning_rate=4e-4)
+        paper = config_of(
+            cls.name, "paper", {}, backbone=SOURCE_BACKBONE, batch_size=8, learning_rate=1e-4, epochs=1000, cache=False
+        )
+        return {"small": small, "paper": paper}
 
-    def forward(self, features: Mapping[int, Tensor]) -> UniADOutput:
-        """features: {level: (N, C_k, H_k, W_k)}, raw from the backbone; noise is added in training mode alone, to what is
-        seen and not to what is to be reconstructed."""
-        clean = aligned(features, self.grid)
-        tokens = self.input_proj(to_tokens(self.jitter(clean)))
-        position = self.position()
-        for layer in self.encoder:
-            tokens = layer(tokens, position, self.mask)
-        memory = previous = tokens
-        for query, layer in zip(self.queries, self.decoder, strict=True):
-            previous = layer(query.expand_as(memory), memory, previous, position, self.mask)
-        return UniADOutput(clean, to_map(self.output_proj(self.norm(previous)), self.grid))
+    def forward(self, batch: Batch) -> UniADOutput:
+        out: UniADOutput = self.net(batch.features)
+        return out
+
+    def loss(self, output: Any, batch: Batch) -> dict[str, Tensor]:
+        return {"mse": output.loss()}
+
+    def find(self, seen: Seen) -> Found:
+        output: UniADOutput = self.net(seen.features)
+        maps = enlarged(UniADOutput(*(part.float() for part in output)).map(), self.parts.size)
+        return Found(maps, pooled_score(maps))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -24,12 +24,32 @@ from unias.data.transforms import Augmentation, draw, turned
 from unias.errors import DataError
 
 
+class Batch(NamedTuple):
+    """What one step sees of N photos, on the device; float32.
+
+    Attributes:
+        names: of the photos.
+        product: (N,) int64, index into the model's products.
+        features: {level: (N, C, H, W)}, the frozen backbone's; empty for systems that read pixels.
+        images: (N, 3, S, S) in [0, 1], as the system is to see them; None for those that read features.
+        clean: (N, 3, S, S), the photos before they were corrupted; None where they were not.
+        mask: (N, 1, S, S) of 0 and 1, where they were.
+    """
+
+    names: list[str]
+    product: Tensor
+    features: dict[int, Tensor]
+    images: Tensor | None = None
+    clean: Tensor | None = None
+    mask: Tensor | None = None
+
+
 class Batches(Protocol):
-    """features(start) yields ({level: (N, C, H, W)} float32 on the device, names of the photos) from that step on."""
+    """steps(start, stop) yields the batches of those steps, counted from 0."""
 
     steps_per_epoch: int
 
-    def features(self, start: int, stop: int) -> Iterator[tuple[dict[int, Tensor], list[str]]]: ...
+    def steps(self, start: int, stop: int) -> Iterator[Batch]: ...
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
@@ -80,6 +100,7 @@ class CachedBatches:
         self,
         arrays: Arrays,
         names: Sequence[str],
+        products: Sequence[int],
         batch_size: int,
         seed: int,
         device: torch.device,
@@ -88,24 +109,26 @@ class CachedBatches:
         self.arrays = arrays
         self.turned = turned
         self.names = list(names)
+        self.products = torch.tensor(products)
         self.batch_size = batch_size
         self.seed = seed
         self.device = device
         self.steps_per_epoch = -(-len(self.names) // batch_size)
 
-    def features(self, start: int, stop: int) -> Iterator[tuple[dict[int, Tensor], list[str]]]:
+    def steps(self, start: int, stop: int) -> Iterator[Batch]:
         for step in range(start, stop):
             chosen = np.sort(batch_indices(len(self.names), self.batch_size, self.seed, step))
             arrays = {level: np.asarray(array[chosen]) for level, array in self.arrays.items()}
             if self.turned is not None:
                 self.turned.put(arrays, chosen, self.seed, step // self.steps_per_epoch)
-            batch = {
+            features = {
                 level: torch.from_numpy(values)
                 .to(self.device, torch.float32)
                 .contiguous(memory_format=torch.channels_last)
                 for level, values in arrays.items()
             }
-            yield batch, [self.names[index] for index in chosen]
+            product = self.products[torch.from_numpy(chosen)].to(self.device)
+            yield Batch([self.names[index] for index in chosen], product, features)
 
 
 class StepDataset(Dataset[Any]):
@@ -121,6 +144,8 @@ class StepDataset(Dataset[Any]):
         seed: int,
     ) -> None:
         self.samples = list(samples)
+        products = list(dict.fromkeys(sample.product for sample in self.samples))
+        self.products = [products.index(sample.product) for sample in self.samples]
         self.size = size
         self.bits = bits
         self.augmentation = augmentation
@@ -128,10 +153,11 @@ class StepDataset(Dataset[Any]):
         self.seed = seed
         self.steps_per_epoch = -(-len(self.samples) // batch_size)
 
-    def __getitem__(self, step: int) -> tuple[Tensor, list[str]] | DataError:
+    def __getitem__(self, step: int) -> tuple[Tensor, Tensor, list[str]] | DataError:
         """A DataError is handed over as a value: raised in a worker it would arrive wrapped in a traceback."""
         epoch = step // self.steps_per_epoch
-        chosen = [self.samples[i] for i in batch_indices(len(self.samples), self.batch_size, self.seed, step)]
+        indices = batch_indices(len(self.samples), self.batch_size, self.seed, step)
+        chosen = [self.samples[i] for i in indices]
         try:
             images = [
                 turned(
@@ -142,7 +168,8 @@ class StepDataset(Dataset[Any]):
             ]
         except DataError as error:
             return DataError(str(error))
-        return torch.from_numpy(np.stack(images)), [str(s.path) for s in chosen]
+        product = torch.tensor([self.products[i] for i in indices])
+        return torch.from_numpy(np.stack(images)), product, [str(s.path) for s in chosen]
 
 
 def leave_interrupts_to_the_main_process(_worker: int) -> None:
@@ -163,7 +190,7 @@ class ImageBatches:
         self.workers = workers
         self.steps_per_epoch = dataset.steps_per_epoch
 
-    def features(self, start: int, stop: int) -> Iterator[tuple[dict[int, Tensor], list[str]]]:
+    def steps(self, start: int, stop: int) -> Iterator[Batch]:
         loader: DataLoader[Any] = DataLoader(
             self.dataset,
             batch_size=None,
@@ -176,5 +203,5 @@ class ImageBatches:
         for item in loader:
             if isinstance(item, DataError):
                 raise item
-            images, names = item
-            yield self.backbone(images.to(self.device)), names
+            images, product, names = item
+            yield Batch(names, product.to(self.device), self.backbone(images.to(self.device)))

@@ -84,21 +84,14 @@ class Features:
 
     def fill(self, name: str) -> Arrays:
         """Open the cache entry, computing it first where it is not there."""
-        key = content_key(
-            [sample.path for sample in self.samples],
-            {
-                "size": self.config.size,
-                "bits": self.config.bits,
-                "backbone": self.config.backbone.name,
-                "weights": sha256_of_tensors(self.backbone.state_dict()),
-                "padding": self.config.backbone.authors_padding,
-                "device": self.device.type,
-                "torch": torch.__version__,
-                "version": 2,
-                **({"turns": self.turns} if any(self.turns) else {}),
-            },
-        )
-        arrays = open_entry(key, len(self.samples))
+        settings: dict[str, object] = {
+            "size": self.config.size,
+            "bits": self.config.bits,
+            **({"turns": self.turns} if any(self.turns) else {}),
+            **self._origin(),
+        }
+        key = content_key([sample.path for sample in self.samples], settings)
+        arrays = open_entry(key, len(self.samples), self.shapes())
         if arrays is None:
             batches = ({k: v.cpu().numpy() for k, v in batch.items()} for batch in self._compute(name))
             arrays = write_entry(
@@ -106,6 +99,17 @@ class Features:
             )
         self.arrays = arrays
         return arrays
+
+    def _origin(self) -> dict[str, object]:
+        """What else decides the numbers."""
+        return {
+            "backbone": self.config.backbone.name,
+            "weights": sha256_of_tensors(self.backbone.state_dict()),
+            "padding": self.config.backbone.authors_padding,
+            "device": self.device.type,
+            "torch": torch.__version__,
+            "version": 2,
+        }
 
     def batches(self, name: str, indices: Sequence[int] | None = None) -> Iterator[dict[int, Tensor]]:
         """Batches of the photos at ``indices`` (all where None), float32 on the device."""
@@ -120,7 +124,12 @@ class Features:
             }
 
     def _compute(self, name: str, indices: Sequence[int] | None = None) -> Iterator[dict[int, Tensor]]:
-        """Decode in threads (Pillow lets go of the interpreter) while the backbone works."""
+        for images in self.images(name, indices):
+            yield self.backbone(images)
+
+    def images(self, name: str, indices: Sequence[int] | None = None) -> Iterator[Tensor]:
+        """The photos at ``indices`` (all where None) batch by batch, (n, 3, S, S) in [0, 1] on the device. Decoded in threads
+        (Pillow lets go of the interpreter) while the caller works."""
         chosen = list(range(len(self.samples))) if indices is None else list(indices)
 
         def decode(start: int) -> NDArray[np.float32]:
@@ -138,8 +147,29 @@ class Features:
                 images = ahead.pop(0).result()
                 if place + 4 < len(starts):
                     ahead.append(pool.submit(decode, starts[place + 4]))
-                yield self.backbone(torch.from_numpy(images).to(self.device))
+                yield torch.from_numpy(images).to(self.device)
                 advance(len(images))
+
+
+class Pixels(Features):
+    """The photos themselves, under level 0: what systems read that start from pixels. Kept as float16, which 8 bits fit."""
+
+    def shapes(self) -> dict[int, tuple[int, ...]]:
+        return {0: (3, self.config.size, self.config.size)}
+
+    def _origin(self) -> dict[str, object]:
+        return {"pixels": 1}
+
+    def rows(self, chosen: NDArray[np.int64]) -> NDArray[np.float32]:
+        """(n, 3, S, S) of the photos at ``chosen``: from the cache where it is filled, else decoded."""
+        if self.arrays is not None:
+            return self.arrays[0][chosen].astype(np.float32)
+        paths = [self.samples[index].path for index in chosen]
+        return np.stack([load_input(path, self.config.size, self.config.bits)[0] for path in paths])
+
+    def _compute(self, name: str, indices: Sequence[int] | None = None) -> Iterator[dict[int, Tensor]]:
+        for images in self.images(name, indices):
+            yield {0: images}
 
 
 @torch.no_grad()

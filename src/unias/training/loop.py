@@ -1,4 +1,4 @@
-"""The training loop: one model, one criterion (spec section 9)."""
+"""The training loop: one model, one criterion (spec section 9). What is trained, and by which loss, is a ``Task``."""
 
 from __future__ import annotations
 
@@ -13,18 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from unias.config import TrainConfig
 from unias.errors import Interrupted, TrainingError, UsageError
-from unias.model.losses import level_losses
-from unias.model.unias import UniAS
 from unias.progress import Progress
 from unias.runtime import step_seed
-from unias.training.batches import Batches
+from unias.training.batches import Batch, Batches
 from unias.training.budget import Budget
 from unias.training.checkpoint import STATE_FILE, TrainState, load_state, save_state
-from unias.training.optimizers import build_optimizers
+from unias.training.task import Task
 
 LOG_EVERY = 10
 
@@ -39,23 +36,6 @@ class Outcome:
     first_loss: float
     last_loss: float  # mean of the last 50 steps
     resumed_at: int
-
-
-def learning_rate(step: int, total: int | None, steps_per_epoch: int, config: TrainConfig) -> float:
-    """The rate of one step, counted from 0. During warm-up it does not depend on ``total`` (which --minutes may not have
-    fixed yet).
-
-    step: x 0.1 after every ``drop_epochs`` epochs. step_released: the same, one epoch later (401, 400, 199 epochs of 1000).
-    """
-    if config.schedule in ("step", "step_released"):
-        epoch = step // steps_per_epoch
-        late = 1 if config.schedule == "step_released" else 0
-        return config.learning_rate * 0.1 ** (max(epoch - late, 0) // config.drop_epochs)
-    if step < config.warmup_steps:
-        return config.learning_rate * (step + 1) / config.warmup_steps
-    assert total is not None, "the number of steps is fixed before warm-up ends"
-    done = (step - config.warmup_steps) / max(1, total - config.warmup_steps)
-    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
 class Averaged:
@@ -87,7 +67,7 @@ class Trainer:
 
     def __init__(
         self,
-        model: UniAS,
+        task: Task,
         batches: Batches,
         config: TrainConfig,
         fabric: Any,
@@ -105,9 +85,10 @@ class Trainer:
         self.progress = progress
         self.budget = budget
         self.reserve = reserve
-        self.plain = model
-        self.model, *self.optimizers = fabric.setup(model, *build_optimizers(model, config, fabric.device))
-        self.averaged = Averaged(model, config.ema)
+        self.task = task
+        self.plain = task.module
+        self.model, *self.optimizers = fabric.setup(task.module, *task.optimizers(fabric.device))
+        self.averaged = Averaged(task.module, task.ema)
         self.losses: list[float] = []
         self.asked_to_stop = False
         self.seconds_before = 0.0
@@ -173,12 +154,11 @@ class Trainer:
     def _probe(self, began: float) -> tuple[int, int]:
         """Time real steps (at most the warm-up, at most a tenth of the budget), then fix the number of steps."""
         assert self.budget is not None
-        most = self.config.warmup_steps if self.config.schedule == "cosine" else 50
         times: list[float] = []
         last = time.monotonic()
         done = 0
-        for features, names in self.batches.features(0, max(most, 1)):
-            self._step(done, None, features, names)
+        for batch in self.batches.steps(0, max(self.task.probe_steps, 1)):
+            self._step(done, None, batch)
             done += 1
             self._stop_if_asked()
             now = time.monotonic()
@@ -189,6 +169,7 @@ class Trainer:
         settled = sorted(times[1:] or times)
         self.budget.reserve = self.reserve()
         mean = sum(settled[: max(1, int(len(settled) * 0.95))]) / max(1, int(len(settled) * 0.95))
+        mean *= self.task.times_first(batch)
         total = self.budget.steps_that_fit(done, mean)
         self.progress.say(
             f"{mean * 1000:.0f} ms a step: {total} steps in {self.budget.minutes:g} minutes"
@@ -203,8 +184,8 @@ class Trainer:
         with self.progress.stage("training", total, start) as advance:
             done = start
             try:
-                for features, names in self.batches.features(start, total):
-                    self._step(done, total, features, names)
+                for batch in self.batches.steps(start, total):
+                    self._step(done, total, batch)
                     done += 1
                     advance(1, f"loss {self.losses[-1]:.3f}")
                     self._stop_if_asked()
@@ -239,31 +220,32 @@ class Trainer:
         if self.asked_to_stop:
             raise KeyboardInterrupt
 
-    def _step(self, step: int, total: int | None, features: dict[int, Tensor], names: list[str]) -> None:
+    def _step(self, step: int, total: int | None, batch: Batch) -> None:
         torch.manual_seed(step_seed(self.config.seed, step))
-        rate = learning_rate(step, total, self.batches.steps_per_epoch, self.config)
+        share = self.task.share(step, total, self.batches.steps_per_epoch)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = group["rate"] * rate / self.config.learning_rate
-        losses = level_losses(self.model(features))
-        loss = losses.total(self.config.loss_weight, self.config.cosine_sign)
-        value = float(loss.detach())
+                group["lr"] = group["rate"] * share
+        self.task.prepare(step, total)
+        loss = self.task.loss(self.task.forward(self.model, batch), batch)
+        value = float(loss.total.detach())
         if not math.isfinite(value):
             raise TrainingError(
-                f"the loss of step {step} is {value}; its photos: {', '.join(names)}. Look at these files, or try a lower "
-                "learning rate."
+                f"the loss of step {step} is {value}; its photos: {', '.join(batch.names)}. Look at these files, or try a "
+                "lower learning rate."
             )
         self.plain.zero_grad(set_to_none=True)
-        self.fabric.backward(loss)
-        torch.nn.utils.clip_grad_norm_(self.plain.parameters(), self.config.clip)
+        self.fabric.backward(loss.total)
+        if self.task.clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.plain.parameters(), self.task.clip)
         for optimizer in self.optimizers:
             optimizer.step()
         self.averaged.update(self.plain, step)
         self.losses.append(value)
         if step % LOG_EVERY == 0 and self.fabric.loggers:
-            levels = {f"mse/level{k}": float(v.detach()) for k, v in losses.mse.items()}
-            levels |= {f"cosine/level{k}": float(v.detach()) for k, v in losses.cosine.items()}
-            self.fabric.log_dict({"loss": value, "learning_rate": rate, **levels}, step=step)
+            terms = {name: float(term.detach()) for name, term in loss.terms.items()}
+            rate = self.optimizers[0].param_groups[0]["lr"]
+            self.fabric.log_dict({"loss": value, "learning_rate": rate, **terms}, step=step)
 
     def _keep(self, step: int, total: int, began: float) -> None:
         save_state(

@@ -1,0 +1,138 @@
+"""The run of a system beside UniAS: its features or pixels, its steps or its one pass, class means, cuts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from unias.data.layouts import Sample
+from unias.data.split import spaced
+from unias.inference.store import build_system
+from unias.maps.statistics import pool
+from unias.progress import Progress
+from unias.run.base import STATISTICS_PHOTOS, TrainingRun
+from unias.runtime import keep_freed_memory, pick_precision, seed_everything
+from unias.systems.base import System
+from unias.systems.detector import SystemDetector
+from unias.systems.registry import find, title
+from unias.systems.task import SystemTask
+from unias.training.batches import Batch, Batches, CachedBatches, ImageBatches, StepDataset
+from unias.training.features import Features, Pixels
+from unias.training.loop import Outcome
+from unias.training.pixels import PixelBatches
+
+
+class SystemRun(TrainingRun):
+    """See ``systems.base.System``."""
+
+    textures = ""  # where the pictures come from that are blended in
+
+    def photos(self, samples: Sequence[Sample]) -> Features:
+        kind = Pixels if find(self.config.system).reads == "pixels" else Features
+        return kind(samples, self.backbone, self.config, self.device, self.progress)
+
+    def fit(self, home: Path, resume: bool, workers: int, loggers: list[Any]) -> tuple[Outcome, SystemDetector]:
+        config = self.config
+        seed_everything(config.train.seed)
+        half = pick_precision(config.train.precision, self.device) == "bf16-mixed"
+        detector = build_system(config, self.products, self.backbone, half).to(
+            self.device
+        )  # settings are checked first
+        self.augment()
+        if config.train.cache:
+            self.fill_cache()
+        keep_freed_memory()
+        seed_everything(config.train.seed)
+        batches = self._batches(detector.system, workers)
+        if detector.system.by_gradient:
+            outcome = self.train(SystemTask(detector.system), detector, batches, home, resume, loggers)
+        else:
+            outcome = self._one_pass(detector.system)
+        return outcome, detector.eval()
+
+    @torch.inference_mode()
+    def fit_statistics(self, detector: SystemDetector) -> None:
+        """Class means, by which products are recognised; of some photos where the features are not at hand."""
+        chosen = list(range(len(self.trained.samples)))
+        if isinstance(self.trained, Pixels) or self.trained.arrays is None:
+            chosen = self._some()
+        if isinstance(self.trained, Pixels):
+            found = [pool(self.backbone(batch[0])) for batch in self.trained.batches("class means", chosen)]
+        else:
+            found = [pool(batch) for batch in self.trained.batches("class means", chosen)]
+        products = self.indices()
+        index = torch.tensor([products[row] for row in chosen], device=self.device)
+        detector.statistics.fit_prototypes(torch.cat(found), index)
+
+    def seconds_after(self, detector: SystemDetector) -> float:
+        training = detector.system.training
+        detector.system.eval()
+        few = Features(self.trained.samples[:8], self.backbone, self.config, self.device, Progress("silent"))
+        first = torch.zeros(len(few.samples), dtype=torch.long, device=self.device)
+        a_photo = 0.0
+        with torch.inference_mode():
+            for _ in range(2):  # the second time counts: the first one warms up
+                began = time.monotonic()
+                detector(next(few.images("")), first)
+                self.backbone(next(few.images("")))
+                a_photo = (time.monotonic() - began) / len(few.samples)
+        detector.system.train(training)
+        cached = self.trained.arrays is not None and not isinstance(self.trained, Pixels)
+        return (len(self.held.samples) + (0 if cached else len(self._some()))) * a_photo + 4.0
+
+    def record(self, outcome: Outcome) -> dict[str, Any]:
+        found = {**super().record(outcome), "title": title(self.config.system)}
+        return {**found, "textures": self.textures} if self.textures else found
+
+    def _some(self) -> list[int]:
+        """At most ``STATISTICS_PHOTOS`` a product."""
+        products = self.indices()
+        chosen: list[int] = []
+        for index in range(len(self.products)):
+            own = [row for row, product in enumerate(products) if product == index]
+            chosen += [own[place] for place in spaced(len(own), STATISTICS_PHOTOS)]
+        return chosen
+
+    def _batches(self, system: System, workers: int) -> Batches:
+        train = self.config.train
+        if isinstance(self.trained, Pixels):
+            corruption = system.corruption()
+            self.textures = corruption.textures.name if corruption is not None else ""
+            return PixelBatches(
+                self.trained, self.indices(), self.augmentation, corruption, train.batch_size, train.seed
+            )
+        if self.trained.arrays is not None:
+            names = [str(sample.path) for sample in self.trained.samples]
+            return CachedBatches(
+                self.trained.arrays, names, self.indices(), train.batch_size, train.seed, self.device, self.turned
+            )
+        steps = StepDataset(
+            self.trained.samples, self.config.size, self.config.bits, self.augmentation, train.batch_size, train.seed
+        )
+        return ImageBatches(steps, self.backbone, self.device, workers)
+
+    @torch.inference_mode()
+    def _one_pass(self, system: System) -> Outcome:
+        """Every photo once, as it is."""
+        system.eval()
+        began, done = time.monotonic(), 0
+        products, names = self.indices(), [str(sample.path) for sample in self.trained.samples]
+        for features in self.trained.batches("looking at good parts"):
+            count = len(next(iter(features.values())))
+            rows = slice(done, done + count)
+            product = torch.tensor(products[rows], device=self.device)
+            system.collect(Batch(names[rows], product, features))
+            done += count
+        system.finish(self.config.train.seed)
+        return Outcome(
+            steps=-(-done // self.config.train.batch_size),
+            epochs=1.0,
+            seconds=time.monotonic() - began,
+            first_loss=0.0,
+            last_loss=0.0,
+            resumed_at=0,
+        )

@@ -1,0 +1,1 @@
+"""Studies of many runs: the comparison of systems, the ablations, and the published figures they stand beside."""

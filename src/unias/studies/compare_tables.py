@@ -1,0 +1,283 @@
+"""The comparison as tables in the form of the paper's Tables 1 and 2: Markdown, CSV, LaTeX."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from unias.report.tables import EMPTY_MASK, MEAN, percent
+from unias.studies import published
+from unias.studies.runs import Done
+from unias.systems.registry import UNIAS, names, title
+
+Mark = Callable[[str, int], str]  # (figure, rank from 0) -> figure as it is set
+FIGURES = (
+    ("pap", "pAP"),
+    ("dsc", "DSC, oracle"),
+    ("dsc_best", "DSC, best single threshold"),
+    ("dsc_cut", "DSC, label-free"),
+    ("pixel_auroc", "pixel AUROC"),
+    ("aupro", "AUPRO"),
+    ("pixel_f1max", "pixel F1-max"),
+    ("image_auroc", "image AUROC"),
+    ("image_ap", "image AP"),
+    ("image_f1max", "image F1-max"),
+    ("false_alarm_rate", "false alarms"),
+    ("miss_rate", "missed"),
+)
+LESS_IS_BETTER = ("false_alarm_rate", "miss_rate")
+PROTOCOL = (
+    "All figures in per cent; one model for all products, trained on good photos alone, last step kept. pAP: average precision "
+    "over all pixels. DSC: mean Dice of photos, a good photo left empty counting 1; *oracle*: the paper's threshold, which "
+    "maximises precision + recall on the labels of these very photos; *best*: the single threshold a class that maximises DSC, "
+    "from the same labels; *label-free*: the model's own cut from held-out good photos. AR: share of anomalous pixels in the "
+    "defective photos (the AR printed in the paper is about three times that)."
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One run in the tables."""
+
+    system: str
+    seed: int
+    parts: dict[str | None, Mapping[str, Any]]  # {subset, None = all: {"classes", "mean"}}
+    cost: dict[str, float | None]  # minutes, steps, seconds an image, MiB of the model and of training at its highest
+    made_of: str
+    record: dict[str, Any]
+
+    @classmethod
+    def of(cls, run: Done) -> Entry:
+        """From a finished run."""
+        record = run.record
+        found: dict[str | None, Mapping[str, Any]] = {None: run.part(None)}
+        found |= {name: run.part(name) for name in run.metrics.get("subsets", {}) if name != "rest"}
+        cost = {
+            "minutes": record["minutes"],
+            "steps": record["steps"],
+            "seconds_an_image": run.metrics["info"].get("seconds_an_image"),
+            "model_mib": run.model_mib,
+            "peak_mib": record.get("peak_mib"),
+        }
+        return cls(record.get("system", UNIAS), record["seed"], found, cost, made_of(run), record)
+
+    def value(self, part: str | None, product: str | None, key: str) -> float | None:
+        """One figure; ``product`` None = the mean."""
+        place = self.parts[part]
+        values = place["mean"] if product is None else place["classes"].get(product, {})
+        found = values.get(key)
+        return None if found is None or math.isnan(found) else float(found)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        parts = {name or "all": {"classes": p["classes"], "mean": p["mean"]} for name, p in self.parts.items()}
+        return {
+            "system": self.system,
+            "seed": self.seed,
+            "made_of": self.made_of,
+            "cost": self.cost,
+            "record": self.record,
+            "figures": parts,
+        }
+
+
+def made_of(run: Done) -> str:
+    """Backbone, batches, rate and the system's own settings."""
+    config = run.metrics["info"]["config"]
+    train = config["train"]
+    parts = [f"{config['backbone']['name']} at {config['size']} pixels", f"batches of {train['batch_size']}"]
+    if config["system"] != UNIAS:
+        parts += [f"rate {train['learning_rate']:g}", f"{train['precision']}"]
+        parts += [f"{key} {value}" for key, value in config["settings"].items() if value != "" and key != "textures"]
+    else:
+        parts += [f"preset {config['preset']}", f"turns by `{train['recipe']}`", f"{train['precision']}"]
+    if run.record.get("textures"):
+        parts.append(f"textures: {run.record['textures']}")
+    return ", ".join(parts)
+
+
+def first(entries: Sequence[Entry]) -> list[Entry]:
+    """The first run of each system, in the tables' order."""
+    order = list(names())
+    kept: dict[str, Entry] = {}
+    for entry in entries:
+        kept.setdefault(entry.system, entry)
+    return [kept[name] for name in order if name in kept]
+
+
+def products(entries: Sequence[Entry], part: str | None) -> list[str]:
+    """The classes of a part."""
+    return list(entries[0].parts[part]["classes"])
+
+
+def ranked(values: Sequence[float | None], less: bool = False, digits: int = 2) -> list[int | None]:
+    """0 for the best as printed, 1 for the second, None for others."""
+    shown = [None if value is None else round(100 * value, digits) for value in values]
+    distinct = sorted({value for value in shown if value is not None}, reverse=not less)
+    return [None if v is None or distinct.index(v) > 1 else distinct.index(v) for v in shown]
+
+
+def set_row(values: Sequence[float | None], mark: Mark, less: bool = False) -> list[str]:
+    """Figures in per cent, the best and the second marked."""
+    ranks = ranked(values, less)
+    return [
+        percent(value, 2) if rank is None else mark(percent(value, 2), rank)
+        for value, rank in zip(values, ranks, strict=True)
+    ]
+
+
+def paired(entries: Sequence[Entry], part: str | None, product: str | None, mark: Mark) -> list[str]:
+    """ "pAP / DSC" of every system, best and second of each marked."""
+    columns = [set_row([e.value(part, product, key) for e in entries], mark) for key in ("pap", "dsc")]
+    return [f"{pap} / {dsc}" for pap, dsc in zip(*columns, strict=True)]
+
+
+def md_mark(text: str, rank: int) -> str:
+    """Best in bold, second underlined."""
+    return f"**{text}**" if rank == 0 else f"<u>{text}</u>"
+
+
+def tex_mark(text: str, rank: int) -> str:
+    """The same in LaTeX."""
+    return rf"\textbf{{{text}}}" if rank == 0 else rf"\underline{{{text}}}"
+
+
+def markdown(entries: Sequence[Entry], parts: Sequence[str | None], minutes: float, show: str | None) -> str:
+    """compare.md."""
+    one_each = first(entries)
+    lines = ["# The systems side by side", ""]
+    lines += [f"Each trained for {minutes:g} minutes, photos to model on disk, seed {one_each[0].seed}. {PROTOCOL}", ""]
+    for part in parts:
+        lines += [f"## {_part_title(part)}", "", *_paper_table(one_each, part), "", *_figures_table(one_each, part), ""]
+    lines += ["## What they cost", "", *_cost_table(one_each), ""]
+    more = [entry for entry in entries if sum(other.system == entry.system for other in entries) > 1]
+    if more:
+        lines += ["## Seeds", "", *_seeds_table(more, parts), ""]
+    lines += ["## What they are", "", *(f"- {title(e.system)}: {e.made_of}" for e in one_each), ""]
+    if show is not None:
+        lines += _published_table(show)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _part_title(part: str | None) -> str:
+    return "All test photos" if part is None else f"Test photos of `{part}`"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return [
+        "| " + " | ".join(head) + " |",
+        "| --- |" + " ---: |" * (len(head) - 1),
+        *("| " + " | ".join(row) + " |" for row in rows),
+    ]
+
+
+def _paper_table(entries: Sequence[Entry], part: str | None) -> list[str]:
+    rows = []
+    for product in [*products(entries, part), None]:
+        name = f"**{MEAN}**" if product is None else product
+        rows.append([name, percent(entries[0].value(part, product, "ar"), 2), *paired(entries, part, product, md_mark)])
+    empty = percent(entries[0].value(part, None, "dsc_empty"), 2)
+    rows.append([f"*{EMPTY_MASK}*", "", *([f"– / {empty}"] * len(entries))])
+    return _table(["pAP / DSC (oracle)", "AR", *(title(e.system) for e in entries)], rows)
+
+
+def _figures_table(entries: Sequence[Entry], part: str | None) -> list[str]:
+    rows = []
+    for key, heading in FIGURES:
+        values = [entry.value(part, None, key) for entry in entries]
+        rows.append([heading, *set_row(values, md_mark, key in LESS_IS_BETTER)])
+    return _table(["mean over products", *(title(e.system) for e in entries)], rows)
+
+
+COSTS = (
+    ("minutes", "training, minutes", "{:.1f}"),
+    ("steps", "steps", "{:.0f}"),
+    ("seconds_an_image", "milliseconds an image, file to map", "{:.0f}"),
+    ("model_mib", "model, MiB", "{:.1f}"),
+    ("peak_mib", "most memory in training, MiB", "{:.0f}"),
+)
+
+
+def _cost_table(entries: Sequence[Entry]) -> list[str]:
+    rows = []
+    for key, heading, form in COSTS:
+        scale = 1000 if key == "seconds_an_image" else 1
+        cells = ["–" if (v := entry.cost[key]) is None else form.format(scale * v) for entry in entries]
+        rows.append([heading, *cells])
+    for key in ("machine", "commit"):
+        rows.append([key, *(str(entry.record.get(key, "unknown"))[:60] for entry in entries)])
+    return _table(["", *(title(e.system) for e in entries)], rows)
+
+
+def _seeds_table(entries: Sequence[Entry], parts: Sequence[str | None]) -> list[str]:
+    head = ["system", "seed"]
+    keys = [("pap", "pAP"), ("dsc", "DSC"), ("image_auroc", "image AUROC")]
+    head += [f"{heading}, {part or 'all'}" for part in parts for _, heading in keys]
+    rows = []
+    for entry in sorted(entries, key=lambda e: (list(names()).index(e.system), e.seed)):
+        cells = [percent(entry.value(part, None, key), 2) for part in parts for key, _ in keys]
+        rows.append([title(entry.system), str(entry.seed), *cells])
+    return _table(head, rows)
+
+
+def _published_table(key: str) -> list[str]:
+    given = published.table(key)
+    order = [name for name in names() if name in given.mean]
+    lines = [f"## As published: {given.title} (Table {given.table} of the paper's supplement)", ""]
+    rows = [
+        [product, f"{given.ar[product]:.2f}", *(f"{row[name][0]:.2f} / {row[name][1]:.2f}" for name in order)]
+        for product, row in given.rows.items()
+    ]
+    rows.append(["**Mean**", "", *(f"{given.mean[name][0]:.2f} / {given.mean[name][1]:.2f}" for name in order)])
+    lines += _table(["pAP / DSC", "AR, as printed", *(title(name) for name in order)], rows)
+    return [
+        *lines,
+        "",
+        "Read from the supplement's text. What does not add up:",
+        "",
+        *(f"- {flag}" for flag in given.flags),
+    ]
+
+
+def to_csv(entries: Sequence[Entry], parts: Sequence[str | None]) -> str:
+    """One line a run, part and product; fractions, full precision."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    keys = ["ar", "dsc_empty", *(key for key, _ in FIGURES)]
+    costs = [key for key, _, _ in COSTS]
+    writer.writerow(["system", "seed", "photos", "product", *keys, *costs, "commit", "machine"])
+    for entry in entries:
+        for part in parts:
+            for product in [*products(entries, part), None]:
+                values = [entry.value(part, product, key) for key in keys]
+                marks = [entry.cost[key] for key in costs] + [entry.record.get("commit"), entry.record.get("machine")]
+                cells = ["" if value is None else value for value in [*values, *marks]]
+                writer.writerow([entry.system, entry.seed, part or "all", product or "mean", *cells])
+    return buffer.getvalue()
+
+
+def latex(entries: Sequence[Entry], part: str | None) -> str:
+    r"""A ``tabular`` in the paper's form; needs no package."""
+    one_each = first(entries)
+    lines = [
+        r"\begin{tabular}{l r " + "c " * len(one_each) + "}",
+        " & ".join(["Category", r"AR(\%)", *(title(e.system) for e in one_each)]) + r" \\ \hline",
+    ]
+    for product in products(one_each, part):
+        ar = percent(one_each[0].value(part, product, "ar"), 2)
+        lines.append(" & ".join([_escaped(product), ar, *paired(one_each, part, product, tex_mark)]) + r" \\")
+    mean = [MEAN, percent(one_each[0].value(part, None, "ar"), 2), *paired(one_each, part, None, tex_mark)]
+    empty = percent(one_each[0].value(part, None, "dsc_empty"), 2)
+    lines.append(r"\hline " + " & ".join(mean) + r" \\")
+    lines.append(" & ".join([EMPTY_MASK, "", *([f"-- / {empty}"] * len(one_each))]) + r" \\")
+    return "\n".join([*lines, r"\end{tabular}"]) + "\n"
+
+
+def _escaped(text: str) -> str:
+    for sign in "&%$#_{}":
+        text = text.replace(sign, "\\" + sign)
+    return text

@@ -1,0 +1,142 @@
+"""Many trainings one after the other, each in processes of its own, so that a killed study goes on where it was.
+
+One folder a run: ``model/`` and ``evaluation/``. A run is done when its evaluation is written; an unfinished training is
+resumed. Every run starts from an empty feature cache, so that each pays for its own features.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from unias.errors import DataError, Interrupted, TrainingError, UsageError
+from unias.files import ensure_folder, write_json
+from unias.progress import Progress
+
+REQUEST = "request.json"
+RUNS = "runs"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run. name: of its folder. train: arguments of ``unias train`` beside data and output."""
+
+    name: str
+    train: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a run came to. record: of the model. metrics: of the evaluation. model_mib: of the model folder."""
+
+    name: str
+    folder: Path
+    record: dict[str, Any]
+    metrics: dict[str, Any]
+    model_mib: float
+
+    @property
+    def model(self) -> Path:
+        """The model's folder."""
+        return self.folder / "model"
+
+    def part(self, name: str | None) -> Mapping[str, Any]:
+        """{"classes", "mean"} of a subset of the test photos, or of all."""
+        found: Mapping[str, Any] = self.metrics if name is None else self.metrics["subsets"][name]
+        return found
+
+
+def claim(home: Path, request: Mapping[str, Any]) -> None:
+    """Make the study's folder, or go on with it. Raises UsageError where it was begun with other data or settings, DataError
+    for a folder that holds something else."""
+    file = home / REQUEST
+    if file.is_file():
+        try:
+            before = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise DataError(f"{file}: cannot be read. Remove {home} and begin anew.") from error
+        other = [key for key in request if before.get(key) != request[key]]
+        if other:
+            raise UsageError(
+                f"{home}: was begun with {other[0]} {before.get(other[0])!r}, not {request[other[0]]!r}. Go on with the same, "
+                "or choose another output with -o."
+            )
+        return
+    if home.exists() and (not home.is_dir() or any(home.iterdir())):
+        raise DataError(f"{home}: exists and is no study to go on with. Choose another output with -o.")
+    ensure_folder(home)
+    write_json(file, dict(request))
+
+
+def perform(
+    jobs: Sequence[Job], data: Path, home: Path, evaluate: Sequence[str], progress: Progress, common: Sequence[str] = ()
+) -> list[Done]:
+    """Run what is not done yet, in order. ``evaluate``: arguments of ``unias evaluate`` beside model, data and output;
+    ``common``: of both commands.
+
+    Raises TrainingError naming the run that failed, with its last line; Interrupted at Ctrl-C.
+    """
+    done = []
+    for place, job in enumerate(jobs, 1):
+        folder = home / RUNS / job.name
+        model, evaluation = folder / "model", folder / "evaluation"
+        if not (model / "manifest.json").is_file():
+            progress.say(f"{job.name} ({place} of {len(jobs)}): training")
+            resume = ["--resume"] if (model / "train_state").is_dir() else []
+            _child(job.name, ["train", str(data), "-o", str(model), *job.train, *common, *resume])
+        if not (evaluation / "metrics.json").is_file():
+            progress.say(f"{job.name} ({place} of {len(jobs)}): evaluating")
+            shutil.rmtree(evaluation, ignore_errors=True)
+            _child(job.name, ["evaluate", str(model), str(data), "-o", str(evaluation), *evaluate, *common])
+        done.append(read(job.name, folder))
+    return done
+
+
+def read(name: str, folder: Path) -> Done:
+    """A run that is done. Raises DataError where it cannot be read."""
+    try:
+        record = json.loads((folder / "model" / "products.json").read_text(encoding="utf-8"))["record"]
+        metrics = json.loads((folder / "evaluation" / "metrics.json").read_text(encoding="utf-8"))
+        size = sum(file.stat().st_size for file in (folder / "model").iterdir() if file.is_file())
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(
+            f"{folder}: cannot be read as a finished run. Remove it and run the same command again."
+        ) from error
+    return Done(name, folder, record, metrics, size / 2**20)
+
+
+def _child(name: str, arguments: Sequence[str]) -> None:
+    with tempfile.TemporaryDirectory(prefix="unias-cache-") as cache:
+        environment = {**os.environ, "UNIAS_CACHE": cache}
+        child = subprocess.Popen(
+            [sys.executable, "-m", "unias", *arguments],
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+            errors="replace",
+        )
+        last = ""
+        try:
+            assert child.stderr is not None
+            for line in child.stderr:
+                last = line.rstrip() or last
+                print(f"  {line.rstrip()}", file=sys.stderr, flush=True)
+            code = child.wait()
+        except KeyboardInterrupt as error:
+            child.wait()  # it has got the signal too, and keeps its state
+            raise Interrupted(f"{name} was interrupted; run the same command to go on.") from error
+    if code == 130:
+        raise Interrupted(f"{name} was interrupted; run the same command to go on.")
+    if code != 0:
+        raise TrainingError(
+            f"{name}: unias {arguments[0]} ended with exit code {code}: {last}. Mend it and run the same command."
+        )

@@ -1,0 +1,188 @@
+"""What a system beside UniAS is: one class with settings, a loss or a memory, and maps. docs/systems.md adds one.
+
+Legend: N photos, S x S the model's input.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from unias.backbones.timm_backbone import FrozenBackbone
+from unias.config import BackboneConfig, Config, TrainConfig, from_dict
+from unias.errors import UsageError
+from unias.systems.corruption import Corruption
+from unias.training.batches import Batch
+
+SCHEDULES = ("constant", "drop", "cosine")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a system is built around.
+
+    Attributes:
+        backbone: frozen; shared with the recognition of products, so a system must not register it as its own.
+        products: in the order of their indices.
+        size: S.
+        backbone_name: timm's.
+        train: settings of the run; of these a system reads ``batch_size``, ``learning_rate`` and ``seed``.
+        half: whether steps are made under bfloat16 autocast.
+    """
+
+    backbone: FrozenBackbone
+    products: tuple[str, ...]
+    size: int
+    backbone_name: str
+    train: TrainConfig
+    half: bool = False
+
+    @property
+    def channels(self) -> dict[int, int]:
+        """{level: channels} of the backbone, level 1 = stride 2 ... 4 = stride 16."""
+        return self.backbone.channels
+
+
+class Seen(NamedTuple):
+    """N photos in use. images (N, 3, S, S) in [0, 1]; features {level: (N, C, H, W)}; product (N,) int64."""
+
+    images: Tensor
+    features: Mapping[int, Tensor]
+    product: Tensor
+
+
+class Found(NamedTuple):
+    """anomaly_map (N, S, S), not negative; score (N,), what photos are ranked by. Higher is more anomalous."""
+
+    anomaly_map: Tensor
+    score: Tensor
+
+
+class System(nn.Module):
+    """One model for all products of a run. A subclass gives ``Settings``, ``presets``, ``find``, and either ``forward`` and
+    ``loss`` (trained by gradients) or ``collect`` and ``finish`` (filled in one pass).
+
+    Attributes:
+        name: what --system takes. title: for tables. source: paper and venue.
+        reads: "features" of the frozen backbone, or "pixels".
+        by_gradient: False for systems that are filled in one pass.
+        clip: largest total L2 norm of the gradient; None = as it comes.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    source: ClassVar[str]
+    reads: ClassVar[str] = "features"
+    by_gradient: ClassVar[bool] = True
+    Settings: ClassVar[type]
+    clip: float | None = None
+
+    def __init__(self, settings: Any, parts: Parts) -> None:
+        super().__init__()
+        self.settings = settings
+        self.parts = parts  # a plain dataclass: the backbone in it is not registered here
+
+    @classmethod
+    def presets(cls) -> dict[str, Config]:
+        """ "small" for two CPU cores, and "paper" as published."""
+        raise NotImplementedError
+
+    @classmethod
+    def settings_of(cls, config: Config) -> Any:
+        """The system's own settings, checked. Raises UsageError for one that it does not have."""
+        return from_dict(cls.Settings, dict(config.settings), f"settings of {cls.name}")
+
+    def find(self, seen: Seen) -> Found:
+        """Maps and scores of photos in use."""
+        raise NotImplementedError
+
+    # Trained by gradients.
+
+    def corruption(self) -> Corruption | None:
+        """How photos are corrupted before a step sees them; None = not at all. For systems that read pixels."""
+        return None
+
+    def forward(self, batch: Batch) -> Any:
+        """A step's output, under autocast where the precision says so."""
+        raise NotImplementedError
+
+    def loss(self, output: Any, batch: Batch) -> dict[str, Tensor]:
+        """Its terms by name, scalars; their sum is minimised."""
+        raise NotImplementedError
+
+    def optimizers(self, device: torch.device) -> list[torch.optim.Optimizer]:
+        """AdamW over all that is trained, unless a system says otherwise."""
+        fused = device.type in ("cpu", "cuda")
+        decay = float(getattr(self.settings, "weight_decay", 0.0))
+        return [
+            torch.optim.AdamW(self.parameters(), lr=self.parts.train.learning_rate, weight_decay=decay, fused=fused)
+        ]
+
+    def share(self, done: float) -> float:
+        """The rate where ``done`` of the steps are made (0 to 1), as a share of its start."""
+        return fallen(str(getattr(self.settings, "schedule", "constant")), done)
+
+    def prepare(self, done: float) -> None:
+        """Before a step: which parts are in training mode, where that changes on the way."""
+
+    def times_first(self, batch: Batch) -> float:
+        """Seconds of a step on average over the run, as a multiple of the first ones'."""
+        return 1.0
+
+    # Filled in one pass.
+
+    def collect(self, batch: Batch) -> None:
+        """Look at one batch of training photos."""
+        raise NotImplementedError
+
+    def finish(self, seed: int) -> None:
+        """After the last batch."""
+        raise NotImplementedError
+
+
+def fallen(schedule: str, done: float) -> float:
+    """constant: 1. drop: a tenth after four fifths of the steps. cosine: to nought."""
+    if schedule == "drop":
+        return 1.0 if done < 0.8 else 0.1
+    if schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+    return 1.0
+
+
+def one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    """Raises UsageError for another value."""
+    if value not in allowed:
+        raise UsageError(f"{name}: {value!r} is not one of {', '.join(allowed)}.")
+
+
+def at_least(least: float, **values: float) -> None:
+    """Raises UsageError for a value below ``least``."""
+    for name, value in values.items():
+        if not value >= least:
+            raise UsageError(f"{name}: {value} must be at least {least:g}.")
+
+
+def config_of(
+    system: str,
+    preset: str,
+    settings: Mapping[str, Any],
+    *,
+    backbone: BackboneConfig | None = None,
+    size: int = 224,
+    **train: Any,
+) -> Config:
+    """A system's preset: lite2 at 224 pixels unless said otherwise; ``train``: settings of the run."""
+    wishes: dict[str, Any] = {"recipe": "none", "cache": True, "epochs": 32, **train}
+    return Config(
+        preset=preset,
+        size=size,
+        system=system,
+        settings=dict(settings),
+        backbone=backbone or BackboneConfig(),
+        train=TrainConfig(**wishes),
+    )

@@ -1,0 +1,1 @@
+"""The networks of the systems, each proven on its authors' numbers; losses and maps beside them."""
