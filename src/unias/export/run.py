@@ -32,6 +32,7 @@ from unias.inference.store import EXPORT_FILES, StoredModel, card, load_model, w
 from unias.maps.detector import Detector
 from unias.progress import Progress
 from unias.runtime import versions
+from unias.systems.detector import SystemDetector
 
 CHECKED = 12  # good photos that an export is compared on, and as many with a drawn defect
 NEEDED = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("onnx", "onnxscript", "openvino"), "torch": ()}
@@ -104,6 +105,8 @@ def export_model(
         import_runtime(package, f"--to {to}{' --int8' if int8 else ''}")
     stored = load_model(source, torch.device("cpu"))
     trained = stored.detector
+    if isinstance(trained, SystemDetector):
+        raise UsageError(f"{source}: is a model of {trained.system.name}; so far UniAS's own models are exported.")
     if not isinstance(trained, Detector):
         raise UsageError(f"{source}: is an export already. Export the trained model that it was made from.")
     photos = _photos(stored, data, progress)

@@ -116,23 +116,22 @@ def read(name: str, folder: Path) -> Done:
 def _child(name: str, arguments: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory(prefix="unias-cache-") as cache:
         environment = {**os.environ, "UNIAS_CACHE": cache}
-        child = subprocess.Popen(
-            [sys.executable, "-m", "unias", *arguments],
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            encoding="utf-8",
-            errors="replace",
-        )
         last = ""
         try:
-            assert child.stderr is not None
-            for line in child.stderr:
-                last = line.rstrip() or last
-                print(f"  {line.rstrip()}", file=sys.stderr, flush=True)
-            code = child.wait()
-        except KeyboardInterrupt as error:
-            child.wait()  # it has got the signal too, and keeps its state
+            with subprocess.Popen(
+                [sys.executable, "-m", "unias", *arguments],
+                env=environment,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                encoding="utf-8",
+                errors="replace",
+            ) as child:
+                assert child.stderr is not None
+                for line in child.stderr:
+                    last = line.rstrip() or last
+                    print(f"  {line.rstrip()}", file=sys.stderr, flush=True)
+                code = child.wait()
+        except KeyboardInterrupt as error:  # the child has got the signal too, and has kept its state
             raise Interrupted(f"{name} was interrupted; run the same command to go on.") from error
     if code == 130:
         raise Interrupted(f"{name} was interrupted; run the same command to go on.")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unias.backbones.timm_backbone import FrozenBackbone
@@ -165,6 +166,19 @@ def at_least(least: float, **values: float) -> None:
     for name, value in values.items():
         if not value >= least:
             raise UsageError(f"{name}: {value} must be at least {least:g}.")
+
+
+def check_side(side: int) -> None:
+    """Raises UsageError for a side inside a system that is neither 0 nor a multiple of 32 from 64 up."""
+    if side and (side < 64 or side % 32):
+        raise UsageError(f"side: {side} must be a multiple of 32 from 64 up, or 0.")
+
+
+def shrunk(images: Tensor, side: int) -> Tensor:
+    """(N, C, S, S) -> (N, C, side, side), antialiased; as they are where ``side`` is 0 or S."""
+    if not side or side == images.shape[-1]:
+        return images
+    return F.interpolate(images, size=(side, side), mode="bilinear", align_corners=False, antialias=True)
 
 
 def config_of(

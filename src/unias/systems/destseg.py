@@ -17,7 +17,19 @@ from torch import Tensor, nn
 from unias.backbones.timm_backbone import FrozenBackbone
 from unias.config import BackboneConfig, Config
 from unias.errors import UsageError
-from unias.systems.base import SCHEDULES, Found, Parts, Seen, System, at_least, config_of, fallen, one_of
+from unias.systems.base import (
+    SCHEDULES,
+    Found,
+    Parts,
+    Seen,
+    System,
+    at_least,
+    check_side,
+    config_of,
+    fallen,
+    one_of,
+    shrunk,
+)
 from unias.systems.corruption import AlwaysCorrupted, Textures
 from unias.systems.nets.destseg import DeSTSeg, distances, focal_loss, largest_mean, resized, resized_mask, student_loss
 from unias.training.batches import Batch
@@ -30,12 +42,14 @@ STUDENT_STRIDES = (4, 8, 16, 32)
 class DeSTSegSettings:
     """Attributes:
     width: of the segmentation net. first: share of the steps that the student has.
+    side: pixels that photos are resized to inside; maps come back at the model's size. 0 = the model's size.
     blocks_rate, head_rate: of the segmentation net's two parts; the student's is ``train.learning_rate``, for batches of 32.
     textures: folder of photos that are blended in (DTD); "" = procedural ones and scikit-image's.
     """
 
     width: int = 256
     first: float = 0.2
+    side: int = 0
     blocks_rate: float = 0.1
     head_rate: float = 0.01
     momentum: float = 0.9
@@ -46,6 +60,7 @@ class DeSTSegSettings:
     def __post_init__(self) -> None:
         one_of("schedule", self.schedule, SCHEDULES)
         at_least(1, width=self.width)
+        check_side(self.side)
         if not 0 < self.first < 1:
             raise UsageError(f"first: {self.first} must lie between 0 and 1.")
 
@@ -192,4 +207,5 @@ class DeSTSegSystem(System):
 
     def _normal(self, images: Tensor) -> Tensor:
         backbone = self.parts.backbone
+        images = shrunk(images, self.settings.side)
         return ((images - backbone.mean) / backbone.std).contiguous(memory_format=torch.channels_last)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from unias.config import Config
 from unias.errors import UsageError
-from unias.systems.base import Found, Parts, Seen, System, at_least, config_of
+from unias.systems.base import Found, Parts, Seen, System, at_least, check_side, config_of, shrunk
 from unias.systems.corruption import SometimesCorrupted, Textures
 from unias.systems.from_anomalib import draem_nets
 from unias.training.batches import Batch
@@ -42,8 +42,7 @@ class DRAEMSettings:
 
     def __post_init__(self) -> None:
         at_least(4, reconstructive=self.reconstructive, discriminative=self.discriminative)
-        if self.side and (self.side < 64 or self.side % 32):
-            raise UsageError(f"side: {self.side} must be a multiple of 32 from 64 up, or 0.")
+        check_side(self.side)
         if not 0 <= self.probability <= 1 or not 0 <= self.turned <= 1:
             raise UsageError("probability and turned must be in [0, 1].")
 
@@ -88,14 +87,14 @@ class DRAEMSystem(System):
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Reconstruction (N, 3, s, s), logits (N, 2, s, s)."""
         assert batch.images is not None
-        return self._both(self._shrunk(batch.images))
+        return self._both(shrunk(batch.images, self.side))
 
     def loss(self, output: Any, batch: Batch) -> dict[str, Tensor]:
         reconstruction, logits = output
         assert batch.clean is not None
         assert batch.mask is not None
-        clean = self._shrunk(batch.clean)
-        mask = (self._shrunk(batch.mask) >= 0.5).float() if self.side != self.parts.size else batch.mask
+        clean = shrunk(batch.clean, self.side)
+        mask = (shrunk(batch.mask, self.side) >= 0.5).float()
         return {
             "l2": F.mse_loss(reconstruction, clean),
             "ssim": ssim_loss(reconstruction, clean),
@@ -103,7 +102,7 @@ class DRAEMSystem(System):
         }
 
     def find(self, seen: Seen) -> Found:
-        _, logits = self._both(self._shrunk(seen.images))
+        _, logits = self._both(shrunk(seen.images, self.side))
         own = logits.float().softmax(dim=1)[:, 1:]
         size = self.parts.size
         maps = own if self.side == size else F.interpolate(own, size=(size, size), mode="bilinear", align_corners=False)
@@ -113,12 +112,6 @@ class DRAEMSystem(System):
         reconstruction = self.reconstructive(images)
         logits: Tensor = self.discriminative(torch.cat([reconstruction, images], dim=1))
         return reconstruction, logits
-
-    def _shrunk(self, images: Tensor) -> Tensor:
-        if self.side == self.parts.size:
-            return images
-        size = (self.side, self.side)
-        return F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
 
 
 def pooled_maximum(maps: Tensor, window: int = POOLED) -> Tensor:

@@ -1,8 +1,13 @@
-"""Systems by name. Modules are imported when their system is asked for, so that one extra less is not missed by others."""
+"""Systems by name. Modules are imported when their system is asked for, so that one extra less is not missed by others.
+
+Others come in by ``register``, or from installed packages that declare an entry point in the group ``unias.systems``. A model's
+settings name its system, and nothing that a model says is imported unless it is one of these.
+"""
 
 from __future__ import annotations
 
 import importlib
+from importlib.metadata import entry_points
 
 from unias.config import Config
 from unias.errors import UsageError
@@ -18,13 +23,14 @@ BUILT_IN = {
     "uniad": "unias.systems.uniad:UniADSystem",
     "hvq": "unias.systems.hvq:HVQSystem",
 }
+GROUP = "unias.systems"
 _registered: dict[str, type[System]] = {}
 
 
 def register(system: type[System]) -> type[System]:
     """Make a system known by its ``name``; a decorator. A name that is taken is a UsageError."""
     taken = _registered.get(system.name)
-    if system.name == UNIAS or (taken is not None and taken.__qualname__ != system.__qualname__):
+    if system.name in (UNIAS, *BUILT_IN) or (taken is not None and taken.__qualname__ != system.__qualname__):
         raise UsageError(f"system: {system.name!r} is taken. Give yours another name.")
     _registered[system.name] = system
     return system
@@ -32,7 +38,8 @@ def register(system: type[System]) -> type[System]:
 
 def names() -> tuple[str, ...]:
     """Every system that can be asked for, UniAS last."""
-    return (*BUILT_IN, *(name for name in _registered if name not in BUILT_IN), UNIAS)
+    others = [*_registered, *(entry.name for entry in entry_points(group=GROUP))]
+    return (*BUILT_IN, *(name for name in dict.fromkeys(others) if name not in (UNIAS, *BUILT_IN)), UNIAS)
 
 
 def find(name: str) -> type[System]:
@@ -40,6 +47,9 @@ def find(name: str) -> type[System]:
     if name in _registered:
         return _registered[name]
     if name not in BUILT_IN:
+        for entry in entry_points(group=GROUP, name=name):
+            loaded: type[System] = entry.load()
+            return loaded
         raise UsageError(f"system: {name!r} is not one of {', '.join(names())}.")
     module, _, attribute = BUILT_IN[name].partition(":")
     found: type[System] = getattr(importlib.import_module(module), attribute)

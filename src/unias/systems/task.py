@@ -14,6 +14,22 @@ from unias.training.task import Loss
 FIRST = 20  # steps that do not depend on how many there will be, so that --minutes may time them
 
 
+class _Whole:
+    """A batch that the fabric does not look into: it would round photos and features to bfloat16 before autocast decides."""
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
+
+
+class _Steps(nn.Module):
+    def __init__(self, system: System) -> None:
+        super().__init__()
+        self.system = system
+
+    def forward(self, whole: _Whole) -> Any:
+        return self.system(whole.batch)
+
+
 class SystemTask:
     """See ``training.task.Task``."""
 
@@ -22,7 +38,7 @@ class SystemTask:
 
     def __init__(self, system: System) -> None:
         self.system = system
-        self.module: nn.Module = system
+        self.module: nn.Module = _Steps(system)
         self.clip = system.clip
 
     def optimizers(self, device: torch.device) -> list[torch.optim.Optimizer]:
@@ -39,7 +55,7 @@ class SystemTask:
         self.system.prepare(_done(step, total))
 
     def forward(self, model: Any, batch: Batch) -> Any:
-        return model(batch)
+        return model(_Whole(batch))
 
     def loss(self, output: Any, batch: Batch) -> Loss:
         terms = self.system.loss(output, batch)

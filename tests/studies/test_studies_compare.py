@@ -1,0 +1,199 @@
+"""The comparison: its tables, its resuming, the published figures. Its runs are tested with the systems' documentation."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from unias.errors import DataError, Interrupted, TrainingError, UsageError
+from unias.progress import Progress
+from unias.studies import compare, published, runs
+from unias.studies.compare_tables import Entry, latex, markdown, md_mark, ranked, set_row, to_csv
+from unias.studies.runs import Job, claim, perform
+from unias.systems.registry import names
+
+QUIET = Progress("silent")
+
+
+def entry(system: str, seed: int, pap: float, dsc: float) -> Entry:
+    figures = {"pap": pap, "dsc": dsc, "dsc_empty": 0.25, "ar": 0.03, "image_auroc": 0.9, "miss_rate": 1 - pap}
+    part = {"classes": {"nut_a": figures, "bolt": figures}, "mean": figures}
+    cost: dict[str, float | None] = {
+        "minutes": 20.1,
+        "steps": 1000,
+        "seconds_an_image": 0.0123,
+        "model_mib": 12.5,
+        "peak_mib": None,
+    }
+    return Entry(system, seed, {None: part, "final": part}, cost, "lite2", {"commit": "abc", "machine": "two cores"})
+
+
+ENTRIES = [entry("uniad", 0, 0.31234, 0.2), entry("unias", 0, 0.4, 0.3), entry("patchcore", 0, 0.312341, 0.3)]
+
+
+def test_best_and_second_as_printed() -> None:
+    """Equal as printed is equal; None has no rank; where less is better the order turns."""
+    assert ranked([0.31234, 0.4, 0.312341, 0.1, None]) == [1, 0, 1, None, None]
+    assert ranked([0.1, 0.2, 0.3], less=True) == [0, 1, None]
+    assert set_row([0.1, None, 0.3], md_mark) == ["<u>10.00</u>", "–", "**30.00**"]
+
+
+def test_markdown_has_the_papers_form() -> None:
+    text = markdown(ENTRIES, ["final", None], 20.0, "visa")
+    lines = text.splitlines()
+    assert lines.index("## Test photos of `final`") < lines.index("## All test photos")
+    head = next(line for line in lines if line.startswith("| pAP / DSC (oracle)"))
+    assert head == "| pAP / DSC (oracle) | AR | PatchCore | UniAD | UniAS |"  # the tables' order, not the runs'
+    row = next(line for line in lines if line.startswith("| bolt"))
+    assert row == "| bolt | 3.00 | <u>31.23</u> / **30.00** | <u>31.23</u> / <u>20.00</u> | **40.00** / **30.00** |"
+    assert "| *empty mask* |  | – / 25.00 | – / 25.00 | – / 25.00 |" in lines
+    missed = next(line for line in lines if line.startswith("| missed"))
+    assert "**60.00**" in missed
+    assert "| milliseconds an image, file to map | 12 | 12 | 12 |" in lines
+    assert "34.49; its column's is 19.94" in text
+    assert "three times its definition" in text
+
+
+def test_seeds_stand_in_a_table_of_their_own() -> None:
+    text = markdown([*ENTRIES, entry("unias", 1, 0.5, 0.4)], [None], 20.0, None)
+    assert "| UniAS | 1 | 50.00 | 40.00 | 90.00 |" in text
+    assert "| UniAD | 0 | 31" not in text
+    assert "**40.00** / **30.00**" in text  # the first seed's is the main table's
+
+
+def test_csv_and_latex() -> None:
+    rows = list(csv.DictReader(io.StringIO(to_csv(ENTRIES, [None, "final"]))))
+    assert len(rows) == 3 * 2 * 3
+    assert rows[0]["system"] == "uniad"
+    assert float(rows[0]["pap"]) == 0.31234
+    assert rows[0]["peak_mib"] == ""
+    text = latex(ENTRIES, None)
+    assert r"nut\_a & 3.00 & \underline{31.23} / \textbf{30.00}" in text
+    assert text.count(r"\\") == 1 + 2 + 2
+    assert r"\begin{tabular}{l r c c c }" in text
+
+
+def test_published_tables_are_whole_and_flagged() -> None:
+    mvtec, visa = published.table("mvtec"), published.table("visa")
+    assert (len(mvtec.rows), len(visa.rows)) == (15, 12)
+    assert all(set(row) == set(names()) for row in (*mvtec.rows.values(), *visa.rows.values()))
+    assert mvtec.mean["unias"] == (65.12, 59.33)
+    assert visa.mean["unias"] == (40.06, 32.50)
+    assert mvtec.rows["Tile"]["patchcore"] == (59.78, 70.21)
+    assert visa.rows["Macaroni2"]["draem"] == (10.42, 50.56)
+    assert any("draem" in flag and "34.49" in flag for flag in visa.flags)
+    assert not any("hvq" in flag for flag in mvtec.flags)
+    assert published.ablation("structure")["default"] == {"pap": 65.12, "dsc": 59.33, "auroc": 98.22}
+    assert list(published.ablation("levels")) == ["4", "3", "2", "1", "4,3", "4,1", "4,3,2", "4,3,2,1"]
+
+
+def test_systems_by_name() -> None:
+    assert compare.wanted("all") == list(names())
+    assert compare.wanted("unias, uniad,patchcore") == ["patchcore", "uniad", "unias"]
+    with pytest.raises(UsageError, match=r"padim.*patchcore"):
+        compare.wanted("padim")
+    with pytest.raises(UsageError, match="names none"):
+        compare.wanted(",")
+
+
+def test_order_of_runs() -> None:
+    """Every system once before any gets a second seed; textures only where they are used."""
+    found = compare.jobs(
+        ["destseg", "uniad", "unias"], {"destseg": [0], "uniad": [0, 1], "unias": [0, 1, 2]}, 20, "dtd"
+    )
+    assert [job.name for job in found] == [
+        "destseg-seed0",
+        "uniad-seed0",
+        "unias-seed0",
+        "uniad-seed1",
+        "unias-seed1",
+        "unias-seed2",
+    ]
+    assert found[0].train == ("--system", "destseg", "--minutes", "20", "--seed", "0", "--textures", "dtd")
+    assert "--textures" not in found[1].train + found[2].train
+
+
+def test_another_request_is_refused(tmp_path: Path) -> None:
+    claim(tmp_path / "study", {"minutes": 20})
+    claim(tmp_path / "study", {"minutes": 20})
+    with pytest.raises(UsageError, match="minutes 20, not 30"):
+        claim(tmp_path / "study", {"minutes": 30})
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("x", encoding="utf-8")
+    with pytest.raises(DataError, match="no study"):
+        claim(tmp_path / "full", {"minutes": 20})
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Commands are noted, and leave what the real ones leave."""
+    asked: list[list[str]] = []
+
+    def child(name: str, arguments: list[str]) -> None:
+        asked.append(list(arguments))
+        folder = Path(arguments[arguments.index("-o") + 1])
+        folder.mkdir(parents=True)
+        if arguments[0] == "train":
+            (folder / "manifest.json").write_text("{}", encoding="utf-8")
+            (folder / "products.json").write_text(json.dumps({"record": {"seed": 0}}), encoding="utf-8")
+        else:
+            (folder / "metrics.json").write_text(json.dumps({"mean": {}, "classes": {}}), encoding="utf-8")
+
+    monkeypatch.setattr(runs, "_child", child)
+    return asked
+
+
+def test_goes_on_where_it_was(fake: list[list[str]], tmp_path: Path) -> None:
+    work = [Job("a", ("--system", "uniad")), Job("b", ("--steps", "3"))]
+    perform(work[:1], Path("photos"), tmp_path, ["--no-page"], QUIET, ["--device", "cpu"])
+    home = tmp_path / "runs" / "a"
+    assert fake == [
+        ["train", "photos", "-o", str(home / "model"), "--system", "uniad", "--device", "cpu"],
+        ["evaluate", str(home / "model"), "photos", "-o", str(home / "evaluation"), "--no-page", "--device", "cpu"],
+    ]
+    fake.clear()
+    (home / "evaluation" / "metrics.json").unlink()  # killed while it was evaluating
+    (tmp_path / "runs" / "b" / "model" / "train_state").mkdir(parents=True)  # and one killed while it was training
+    with pytest.raises(FileExistsError):
+        perform(work, Path("photos"), tmp_path, [], QUIET)  # the stand-in makes its folder anew
+    assert [words[0] for words in fake] == ["evaluate", "train"]
+    assert fake[1][-1] == "--resume"
+
+
+def test_a_run_that_fails_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(TrainingError, match=r"a: unias train ended with exit code 3: .*nowhere"):
+        perform([Job("a", ())], tmp_path / "nowhere", tmp_path, [], QUIET)
+
+    class Ctrl:
+        stderr: Any = ()
+
+        def __enter__(self) -> Ctrl:
+            return self
+
+        def __exit__(self, *rest: object) -> None: ...
+
+        def wait(self) -> int:
+            return 130
+
+    monkeypatch.setattr(runs.subprocess, "Popen", lambda *args, **rest: Ctrl())
+    with pytest.raises(Interrupted, match="same command"):
+        perform([Job("a", ())], tmp_path, tmp_path, [], QUIET)
+
+
+def test_command_checks_its_words_first(cli: Any, tiny_data: Path, tmp_path: Path) -> None:
+    for words, told in (
+        (["--published", "coco"], "mvtec"),
+        (["--more-seeds", "unias=one"], "SYSTEM=1,2"),
+        (["--more-seeds", "padim=1"], "padim"),
+        (["--subset", "final=nowhere.txt"], "nowhere.txt"),
+        (["--systems", "padim"], "padim"),
+    ):
+        answer = cli("compare", tiny_data, "-o", tmp_path / "study", *words)
+        assert answer.code == 2, words
+        assert told in answer.err
+    assert not (tmp_path / "study").exists()

@@ -1,0 +1,227 @@
+"""Every system through the same commands: trained, stored, read back, resumed, evaluated."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import unias
+from unias.config import load_config
+from unias.errors import MissingError, UsageError
+from unias.files import sha256
+from unias.systems.detector import SystemDetector
+from unias.systems.registry import BUILT_IN, find, names, register, title
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+SMALL: dict[str, dict[str, Any]] = {
+    "patchcore": {"most": 50},
+    "draem": {"reconstructive": 4, "discriminative": 4, "side": 64},
+    "destseg": {"width": 8, "side": 64, "first": 0.5},
+    "rd4ad": {"width": 8, "depth": 1},
+    "uniad": {"width": 32, "ffn": 32, "layers": 1, "window": 3},
+    "hvq": {"width": 32, "ffn": 32, "codes": 8},
+}
+needs_anomalib = pytest.mark.skipif(importlib.util.find_spec("anomalib") is None, reason="needs unias[bench]")
+EVERY = [pytest.param(name, marks=[needs_anomalib, pytest.mark.slow] if name == "draem" else []) for name in BUILT_IN]
+Fit = Callable[..., tuple[Path, unias.Model]]
+
+
+@pytest.fixture
+def fit(tiny_data: Path, tmp_path: Path) -> Fit:
+    def run(system: str, folder: str = "model", **wishes: Any) -> tuple[Path, unias.Model]:
+        wishes = {"steps": 4, "size": 128, "backbone": "tf_efficientnet_lite0", "settings": SMALL[system], **wishes}
+        return tmp_path / folder, unias.train(tiny_data, tmp_path / folder, system=system, threads=1, **wishes)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def photo(tiny_data: Path) -> Path:
+    return sorted(tiny_data.glob("*/test/scratch/*.png"))[0]
+
+
+@pytest.mark.parametrize("system", EVERY)
+def test_trained_stored_and_read_back(system: str, fit: Fit, photo: Path, tmp_path: Path, tiny_data: Path) -> None:
+    folder, model = fit(system)
+    again = unias.load(folder, device="cpu")
+    one, other = model.predict(photo), again.predict(photo)
+    assert one.product == photo.parts[-4]
+    assert one.anomaly_map.shape == (128, 128)
+    assert float(one.anomaly_map.min()) >= 0
+    assert np.ptp(one.anomaly_map) > 0
+    assert np.array_equal(one.anomaly_map, other.anomaly_map)
+    assert (one.raw_score, one.ok, one.cut) == (other.raw_score, other.ok, other.cut)
+    assert np.array_equal(one.pred_mask, (not one.ok) & (one.anomaly_map.astype(np.float64) > one.cut))
+    assert load_config(folder / "config.yaml").settings == {**find(system).presets()["small"].settings, **SMALL[system]}
+    assert model.record["system"] == system
+    assert f"# {title(system)} model" in (folder / "card.md").read_text(encoding="utf-8")
+    document = unias.evaluate(again, tiny_data, tmp_path / "report")
+    assert set(document["classes"]) == {product.name for product in model.products}
+    assert 0 < document["mean"]["pap"] <= 1
+    assert document["info"]["seconds_an_image"] > 0
+    assert (tmp_path / "report" / "index.html").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("system", EVERY)
+def test_same_seed_same_model(system: str, fit: Fit) -> None:
+    first, _ = fit(system, "one")
+    second, _ = fit(system, "two")
+    third, _ = fit(system, "three", seed=1)
+    kept = [sha256(folder / "model.safetensors") for folder in (first, second, third)]
+    assert kept[0] == kept[1] != kept[2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("system", [name for name in EVERY if "patchcore" not in str(name)])
+def test_resumed_is_the_whole_run(system: str, fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
+    from unias.training.loop import Trainer
+
+    whole, _ = fit(system, "whole")
+    step = Trainer._step
+
+    def interrupted(self: Any, number: int, *rest: Any) -> None:
+        if number == 2:
+            raise KeyboardInterrupt
+        step(self, number, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_step", interrupted)
+        with pytest.raises(unias.errors.Interrupted):
+            fit(system, "cut")
+    cut, model = fit(system, "cut", resume=True)
+    assert model.record["resumed_at"] == 2
+    assert sha256(whole / "model.safetensors") == sha256(cut / "model.safetensors")
+
+
+def test_cut_and_marks_follow_the_held_out_photos(fit: Fit, tiny_data: Path) -> None:
+    """UniAD's score is a pooled maximum, lower than the map's: maps are scaled so that both reach the cut together."""
+    _, model = fit("uniad")
+    detector = model.detector
+    assert isinstance(detector, SystemDetector)
+    assert (detector.map_scale < 1).all()
+    for index, product in enumerate(model.products):
+        results = [model.predict(tiny_data / key, product=product.name) for key in product.held_out]
+        assert [r.raw_score for r in results] == pytest.approx(product.held_out_scores, rel=1e-5)
+        assert max(float(r.anomaly_map.max()) for r in results) == pytest.approx(product.cut.value, rel=1e-5)
+        assert product.cut.value == max(product.held_out_scores)
+        assert index == [p.name for p in model.products].index(product.name)
+
+
+def test_bank_keeps_its_size_and_covers_every_product(fit: Fit) -> None:
+    folder, _ = fit("patchcore")
+    assert load_file(folder / "model.safetensors")["system.memory.bank"].shape[0] == 50
+
+
+@pytest.mark.slow
+def test_destseg_trains_one_net_at_a_time(fit: Fit) -> None:
+    """With the first half of the steps the student's and no more, a run cut short leaves the segmentation as it began."""
+    short = load_file(
+        fit("destseg", "short", steps=2, settings={**SMALL["destseg"], "first": 0.9})[0] / "model.safetensors"
+    )
+    longer = load_file(
+        fit("destseg", "longer", steps=22, settings={**SMALL["destseg"], "first": 0.1})[0] / "model.safetensors"
+    )
+    other = load_file(
+        fit("destseg", "other", steps=20, settings={**SMALL["destseg"], "first": 0.1})[0] / "model.safetensors"
+    )
+    student = [n for n in other if n.startswith("system.net.student") and n.endswith("weight")]
+    segmentation = [n for n in other if n.startswith("system.net.segmentation") and n.endswith("conv.weight")]
+    assert student
+    assert segmentation
+    assert all(torch.equal(longer[name], other[name]) for name in student)  # from step 20 on the student rests
+    assert not any(torch.equal(longer[name], other[name]) for name in segmentation)
+    assert not all(torch.equal(short[name], other[name]) for name in student)
+    assert all(torch.equal(short[name], other[name]) for name in segmentation)  # before it the segmentation does
+
+
+@pytest.mark.slow
+def test_teacher_is_not_stored_twice(fit: Fit) -> None:
+    folder, _ = fit("destseg")
+    stored = load_file(folder / "model.safetensors")
+    assert not any("teacher" in name for name in stored)
+    assert sum(name.startswith("backbone.") for name in stored) > 10
+
+
+@pytest.mark.slow
+def test_minutes_give_whole_runs_for_both_stages(fit: Fit) -> None:
+    _, model = fit("destseg", steps=None, minutes=0.25)
+    again = model.record["steps"]
+    assert again >= 20
+    assert model.record["minutes"] < 1.0
+
+
+def test_unknown_names_say_what_there_is(fit: Fit, tiny_data: Path, tmp_path: Path, cli: Any) -> None:
+    answer = cli("train", tiny_data, "-o", tmp_path / "m", "--system", "padim")
+    assert answer.code == 2
+    assert "padim" in answer.err
+    assert all(name in answer.err for name in names())
+    with pytest.raises(UsageError, match=r"no setting 'widths'.*width"):
+        fit("uniad", settings={"widths": 3})
+    with pytest.raises(UsageError, match="uniad has small, paper"):
+        fit("uniad", preset="visa")
+    answer = cli("train", tiny_data, "-o", tmp_path / "m", "--system", "uniad", "--set", "width")
+    assert answer.code == 2
+    assert "NAME=VALUE" in answer.err
+    answer = cli("train", tiny_data, "-o", tmp_path / "m", "--set", "width=3")
+    assert answer.code == 2
+    assert "UniAS" in answer.err
+    assert not (tmp_path / "m").exists()
+
+
+def test_missing_extra_says_what_to_install(fit: Fit, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "anomalib.models.image.draem.torch_model", None)
+    with pytest.raises(MissingError, match=r'pip install "unias\[bench\]"'):
+        fit("draem")
+    assert not (tmp_path / "model").exists() or not list((tmp_path / "model").iterdir())
+
+
+def test_backbone_that_does_not_fit_is_one_line(fit: Fit) -> None:
+    with pytest.raises(UsageError, match="embedding: mean"):
+        fit("patchcore", settings={"embedding": "authors"})
+
+
+def test_export_says_that_it_is_for_unias(fit: Fit, cli: Any, tmp_path: Path) -> None:
+    folder, _ = fit("patchcore")
+    answer = cli("export", folder, "--to", "torch", "-o", tmp_path / "out")
+    assert answer.code == 2
+    assert "patchcore" in answer.err
+
+
+def test_names_that_are_taken() -> None:
+    class Again(find("uniad")):  # type: ignore[misc]
+        name = "uniad"
+
+    with pytest.raises(UsageError, match="taken"):
+        register(Again)
+
+
+def test_paper_presets_are_the_published_ones() -> None:
+    configs = {name: find(name).presets()["paper"] for name in BUILT_IN}
+    assert {name: config.backbone.name for name, config in configs.items() if name not in ("draem",)} == {
+        "patchcore": "wide_resnet50_2.tv_in1k",
+        "destseg": "resnet18.tv_in1k",
+        "rd4ad": "wide_resnet50_2.tv_in1k",
+        "uniad": "tf_efficientnet_b4.aa_in1k",
+        "hvq": "tf_efficientnet_b4.aa_in1k",
+    }
+    published = {
+        name: (config.size, config.train.batch_size, config.train.learning_rate) for name, config in configs.items()
+    }
+    assert published["draem"] == (256, 8, 1e-4)
+    assert published["destseg"] == (256, 32, 0.4)
+    assert published["rd4ad"] == (256, 16, 5e-3)
+    assert published["uniad"] == (224, 8, 1e-4)
+    assert published["hvq"] == (224, 16, 1e-4)
+    assert configs["patchcore"].size == 224
+    assert json.dumps(sorted(BUILT_IN)) == json.dumps(sorted(SMALL))
