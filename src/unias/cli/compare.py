@@ -41,7 +41,7 @@ def compare(
         minutes=minutes,
         seeds=(seed,),
         more_seeds=_seeds(more_seeds),
-        subsets=_files(subset),
+        subsets=options.files(subset),
         textures=None if textures is None else str(textures),
         show_published=published,
         common=common,
@@ -67,16 +67,4 @@ def _seeds(wishes: list[str]) -> dict[str, list[int]]:
             found[name] = [int(part) for part in text.split(",")]
         except ValueError as error:
             raise UsageError(f"--more-seeds {wish}: give SYSTEM=1,2 with whole numbers.") from error
-    return found
-
-
-def _files(wishes: list[str]) -> dict[str, Path]:
-    from unias.errors import UsageError
-
-    found = {}
-    for wish in wishes:
-        name, _, file = wish.partition("=")
-        if not Path(file).is_file():
-            raise UsageError(f"--subset {wish}: {file!r} cannot be read. Give NAME=FILE with one path a line.")
-        found[name] = Path(file)
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -34,3 +35,16 @@ def answer(as_json: bool, outcome: dict[str, Any], text: str) -> None:
         sys.stdout.write("\n")
     else:
         typer.echo(text)
+
+
+def files(wishes: list[str]) -> dict[str, Path]:
+    """{name: file} of several NAME=FILE. Raises UsageError for one whose file cannot be read."""
+    from unias.errors import UsageError
+
+    found = {}
+    for wish in wishes:
+        name, _, file = wish.partition("=")
+        if not Path(file).is_file():
+            raise UsageError(f"--subset {wish}: {file!r} cannot be read. Give NAME=FILE with one path a line.")
+        found[name] = Path(file)
+    return found

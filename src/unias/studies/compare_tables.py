@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from unias.config import from_dict
 from unias.report.tables import EMPTY_MASK, MEAN, percent
 from unias.studies import published
 from unias.studies.runs import Done
-from unias.systems.registry import UNIAS, names, title
+from unias.systems.registry import UNIAS, find, names, title
 
 Mark = Callable[[str, int], str]  # (figure, rank from 0) -> figure as it is set
 FIGURES = (
@@ -91,8 +93,10 @@ def made_of(run: Done) -> str:
     train = config["train"]
     parts = [f"{config['backbone']['name']} at {config['size']} pixels", f"batches of {train['batch_size']}"]
     if config["system"] != UNIAS:
-        parts += [f"rate {train['learning_rate']:g}", f"{train['precision']}"]
-        parts += [f"{key} {value}" for key, value in config["settings"].items() if value != "" and key != "textures"]
+        kind = find(config["system"])
+        parts += [f"rate {train['learning_rate']:g}", f"{train['precision']}"] if kind.by_gradient else []
+        settings = dataclasses.asdict(from_dict(kind.Settings, config["settings"]))
+        parts += [f"{key} {value}" for key, value in settings.items() if value != "" and key != "textures"]
     else:
         parts += [f"preset {config['preset']}", f"turns by `{train['recipe']}`", f"{train['precision']}"]
     if run.record.get("textures"):

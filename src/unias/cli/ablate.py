@@ -1,0 +1,48 @@
+"""``unias ablate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from unias.cli import options
+
+
+def ablate(
+    data: Path = typer.Argument(..., help="Folder with training and test photos in MVTec-AD or VisA layout."),
+    output: Path = typer.Option(..., "-o", "--output", help="Folder of the study; the same command goes on with it."),
+    table: list[int] = typer.Option([3, 4], help="3 (structure) or 4 (levels); may be repeated. Default: both."),
+    preset: str = typer.Option("small", help="The preset that rows change: small, paper, visa or released."),
+    minutes: float = typer.Option(8.0, min=0.01, help="Time of each training, from photos to the model on disk."),
+    seed: int = typer.Option(0, min=0, help="Seed of every run."),
+    subset: list[str] = typer.Option([], help="NAME=FILE: tables for the test photos listed in FILE too, first."),
+    device: str = options.Device,
+    threads: int | None = options.Threads,
+    as_json: bool = options.AsJson,
+    quiet: bool = options.Quiet,
+) -> None:
+    """The rows of the paper's Tables 3 and 4 as runs under equal minutes, beside the published ones."""
+    from unias.report.tables import percent
+    from unias.studies.ablate import ablate as run
+
+    document = run(
+        data,
+        output,
+        tables=table,
+        preset=preset,
+        minutes=minutes,
+        seed=seed,
+        subsets=options.files(subset),
+        common=["--device", device, *(["--threads", str(threads)] if threads else []), *(["-q"] if quiet else [])],
+        progress=options.progress(quiet),
+    )
+    lines = []
+    for number, rows in document["tables"].items():
+        for row, found in rows.items():
+            mean = found["figures"]["all"]["mean"]
+            lines.append(
+                f"Table {number}, {row}: pAP {percent(mean['pap'], 2)}, DSC {percent(mean['dsc'], 2)} (oracle)"
+            )
+    lines.append(f"Tables: {output / 'ablate.md'}")
+    options.answer(as_json, document, "\n".join(lines))
