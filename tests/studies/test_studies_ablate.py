@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,9 @@ def test_other_tables_are_refused() -> None:
         ablate.configs(2, preset("small"))
 
 
-def test_runs_are_shared_and_tables_written(tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """16 runs for 17 rows; figures that fall with the run's number, so that the default has the gap to show."""
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
+    """The runs that would be made; figures fall with the run's number, so that the default has a gap to show."""
     asked: list[Job] = []
 
     def perform(jobs: list[Job], data: Path, home: Path, *rest: Any) -> list[Done]:
@@ -55,6 +57,11 @@ def test_runs_are_shared_and_tables_written(tiny_data: Path, tmp_path: Path, mon
         return done
 
     monkeypatch.setattr(ablate, "perform", perform)
+    return asked
+
+
+def test_runs_are_shared_and_tables_written(asked: list[Job], tiny_data: Path, tmp_path: Path) -> None:
+    """16 runs for 17 rows."""
     document = ablate.ablate(tiny_data, tmp_path / "study", progress=Progress("silent"))
     assert len({job.name for job in asked}) == len(asked) == 16
     both = document["tables"]
@@ -76,3 +83,17 @@ def test_command_checks_its_words_first(cli: Any, tiny_data: Path, tmp_path: Pat
     assert answer.code == 2
     assert "5 is neither 3 nor 4" in answer.err
     assert not (tmp_path / "study").exists()
+
+
+def test_documented_command(
+    cli: Any, asked: list[Job], tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs" / "systems.md").read_text(encoding="utf-8")
+    (line,) = [line for line in text.splitlines() if line.startswith("unias ablate")]
+    (tmp_path / "photos").symlink_to(tiny_data)
+    monkeypatch.chdir(tmp_path)
+    answer = cli(*shlex.split(line)[1:])
+    assert answer.code == 0, answer.err
+    assert "Table 4, 4,3,2: pAP 44.00" in answer.out
+    assert len(asked) == 8
+    assert (tmp_path / "ablations" / "ablate.md").is_file()

