@@ -28,6 +28,7 @@ from unias.files import claimed_folder, write_json, write_text
 from unias.inference.predictor import Model
 from unias.inference.result import Result
 from unias.progress import Progress
+from unias.report.failures import Failure, Trace, failures, traced
 from unias.report.page import Case, Pick, ProductReport, Report, select_cases, write_report
 from unias.report.tables import to_csv, to_markdown
 from unias.runtime import stamp
@@ -131,6 +132,7 @@ def _evaluate_into(
     products: list[ProductReport] = []
     recognised: dict[str, float] = {}
     ranking: dict[str, str] = {}
+    failed: dict[str, list[dict[str, Any]]] = {}
     clock = Clock()
     for name in dataset.products:
         samples = dataset.test(name)
@@ -140,18 +142,23 @@ def _evaluate_into(
             progress.say(f"warning: the model was not trained on {name}: it has no cut of its own.")
         cut = cuts.get(name)
         with ClassStream(cut, home, _enlarged) as stream:
-            recognised[name] = predict_class(model, dataset, name, size, stream, progress, clock)
+            traces: list[Trace] = []
+            recognised[name] = predict_class(model, dataset, name, size, stream, progress, clock, traces)
             found = stream.figures(curve=CURVE_POINTS if page else 0)
             classes[name], ranking[name] = found.values, found.ranking
             for part, keys in parts.items():
                 chosen = np.array([sample.key in keys for sample in samples])
                 if chosen.any():
                     figures[part][name] = stream.figures(chosen).values
+            limit = stream.cut if stream.cut is not None else float("nan")
+            worst = failures(stream.is_defect, stream.image_scores, limit, traces)
+            failed[name] = [{"photo": samples[one.index].key, "why": one.why, "badness": one.badness} for one in worst]
             if page:
-                products.append(_product_report(model, name, samples, stream, found, dataset.has_masks(name)))
+                masked = dataset.has_masks(name)
+                products.append(_product_report(model, name, samples, stream, found, masked, worst))
     info = _info(model, dataset, recognised, ranking) | {"seconds_an_image": clock.seconds / max(1, clock.photos)}
     shown = f"{model.config.size} x {model.config.size}" if size == "model" else "original"
-    document = metrics_document(classes, shown, info, figures or None)
+    document = metrics_document(classes, shown, info, figures or None) | {"failures": failed}
     marks = _stamp_lines(info)
     write_json(home / "metrics.json", document)
     write_text(home / "table.md", _tables(classes, figures, marks))
@@ -175,6 +182,7 @@ def predict_class(
     stream: ClassStream,
     progress: Progress,
     clock: Clock | None = None,
+    traces: list[Trace] | None = None,
 ) -> float:
     """Put map, mask and score of every test photo of a class into ``stream``; gives back how many were recognised, as a share.
 
@@ -203,6 +211,10 @@ def predict_class(
                 np.array([not sample.is_good]),
                 np.array([result.raw_score]),
             )
+            if traces is not None:
+                same = mask is None or mask.shape == result.anomaly_map.shape
+                small = mask if same else _mask(sample, result.size, result.anomaly_map.shape)
+                traces.append(traced(result.anomaly_map, small))
             recognised += result.product == name
             advance()
     return recognised / len(samples)
@@ -236,22 +248,31 @@ def _parts(dataset: Dataset, subsets: Mapping[str, Sequence[str]]) -> dict[str, 
 
 
 def _product_report(
-    model: Model, name: str, samples: list[Sample], stream: ClassStream, found: ClassFigures, masked: bool
+    model: Model,
+    name: str,
+    samples: list[Sample],
+    stream: ClassStream,
+    found: ClassFigures,
+    masked: bool,
+    worst: Sequence[Failure],
 ) -> ProductReport:
     limit = stream.cut if stream.cut is not None else float("nan")
     is_defect, scores, dice = stream.is_defect, stream.image_scores, stream.dice_at_cut
-    picks = select_cases(is_defect, scores, limit, dice)
-    chosen = [samples[pick.index] for pick in picks]
-    shown = None if dice is None else [float(dice[pick.index]) for pick in picks]
+
+    def cases(picks: Sequence[Pick]) -> Cases:
+        shown = None if dice is None else [float(dice[pick.index]) for pick in picks]
+        return Cases(model, [samples[pick.index] for pick in picks], picks, masked, shown)
+
     return ProductReport(
         name,
         found.values,
-        Cases(model, chosen, picks, masked, shown),
+        cases(select_cases(is_defect, scores, limit, dice)),
         scores[~is_defect],
         scores[is_defect],
         limit,
         found.curve,
         (0.0, 2 * stream.cut if stream.cut is not None else stream.quantile(0.999)),
+        cases([Pick(one.index, one.why) for one in worst]),
     )
 
 

@@ -64,6 +64,7 @@ class ProductReport:
         cut: the product's label-free cut; NaN without one.
         pr: (precision, recall) or (precision, recall, thresholds), at most about 1000 points; None without masks.
         map_range: (low, high), the ends of the colour scale of the product's overlays.
+        failures: the photos that went worst, each with why in its note; gone through once, as ``cases``.
     """
 
     name: str
@@ -74,6 +75,7 @@ class ProductReport:
     cut: float
     pr: tuple[NDArray[Any], ...] | None = None
     map_range: tuple[float, float] = (0.0, 1.0)
+    failures: Iterable[Case] = ()
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,7 @@ def write_report(out: Path, report: Report) -> Path:
                 (assets / name).unlink(missing_ok=True)
             raise
     for old in assets.iterdir():
-        if re.fullmatch(r"p\d+-(c\d+|l\d+|pr|scores)\.(jpg|png)", old.name) and old.name not in kept:
+        if re.fullmatch(r"p\d+-([cf]\d+(-levels)?|l\d+|pr|scores)\.(jpg|png)", old.name) and old.name not in kept:
             with contextlib.suppress(OSError):
                 old.unlink()
     return page
@@ -231,15 +233,25 @@ def _product(place: int, product: ProductReport, save: Any) -> str:
         precision, recall, *rest = product.pr
         source = save(f"p{place}-pr.png", figures.pr_curve(precision, recall, rest[0] if rest else None, product.cut))
         charts += _figure(source, "Precision-recall curve of pixels", "Pixels: what is marked against what is found.")
-    cases = "".join(_case(place, number, case, product, save) for number, case in enumerate(product.cases))
+    cases = "".join(
+        _case(f"p{place}-c{number}", case, product, save, number < 2) for number, case in enumerate(product.cases)
+    )
+    failed = [_case(f"p{place}-f{number}", case, product, save, False) for number, case in enumerate(product.failures)]
+    worst = ""
+    if failed:
+        count = "the photo that went wrong" if len(failed) == 1 else f"the {len(failed)} photos that went worst"
+        worst = (
+            f"<details><summary>Failure cases: {count}, and why</summary>"
+            f'<div class="cases">{"".join(failed)}</div></details>'
+        )
     return f"""<section class="product" id="p{place}"><h2>{_text(product.name)}</h2><dl class="facts">{facts_html}</dl>
-<div class="charts">{charts}</div>{f'<div class="cases">{cases}</div>' if cases else ""}</section>
+<div class="charts">{charts}</div>{f'<div class="cases">{cases}</div>' if cases else ""}{worst}</section>
 """
 
 
-def _case(place: int, number: int, case: Case, product: ProductReport, save: Any) -> str:
+def _case(name: str, case: Case, product: ProductReport, save: Any, open_levels: bool) -> str:
     picture = figures.case_strip(case.image, case.anomaly_map, case.mask, case.pred_mask, product.map_range)
-    source = save(f"p{place}-c{number}.jpg", figures.jpeg(picture))
+    source = save(f"{name}.jpg", figures.jpeg(picture))
     truth = "no truth at hand" if case.mask is None else "truth"
     names = "".join(f"<span>{name}</span>" for name in ("photo", truth, "map", "marked"))
     failed = case.raw_score > case.cut
@@ -251,12 +263,12 @@ def _case(place: int, number: int, case: Case, product: ProductReport, save: Any
     if case.level_maps:
         order = sorted(case.level_maps, reverse=True)
         shown = save(
-            f"p{place}-l{number}.jpg",
+            f"{name}-levels.jpg",
             figures.jpeg(figures.level_strip(case.level_maps, case.anomaly_map, product.map_range)),
         )
         under = "".join(f"<span>{name}</span>" for name in [*(f"level {level}" for level in order), "final"])
         levels = (
-            f"<details{' open' if number < 2 else ''}><summary>maps of each level</summary>"
+            f"<details{' open' if open_levels else ''}><summary>maps of each level</summary>"
             f'<img src="{shown}" alt="maps of each level" loading="lazy">'
             f'<div class="names n{len(order) + 1}">{under}</div></details>'
         )

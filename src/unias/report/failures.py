@@ -1,0 +1,90 @@
+"""Failure cases (supplement, Fig. 2): which photos went worst, and why.
+
+Legend: N photos of one product, H x W the size of maps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+NEAR = 8  # pixels round a true region that belong to it here: maps are smooth, and edges of masks are rough
+TINY = 1e-12
+
+MISSED = "missed: the defect stays below the cut"
+ELSEWHERE = "false alarm on background: another place stands out more than the defect"
+FALSE_ALARM = "false alarm: a good photo above the cut"
+DOUBTFUL_GOOD = "label doubtful: a good photo that looks worse than most defective ones"
+DOUBTFUL_DEFECT = "label doubtful: nothing stands out where the truth marks a defect"
+
+
+class Trace(NamedTuple):
+    """What a map holds of a photo's truth: its highest value in the true regions (NaN without any), its highest away from
+    them, its median."""
+
+    inside: float
+    outside: float
+    usual: float
+
+
+class Failure(NamedTuple):
+    """index: of the photo. why: in words. badness: above 0; by how much it went wrong (log of a ratio)."""
+
+    index: int
+    why: str
+    badness: float
+
+
+def traced(anomaly_map: NDArray[np.float32], mask: NDArray[np.bool_] | None) -> Trace:
+    """Both H x W."""
+    usual = float(np.median(anomaly_map))
+    if mask is None or not mask.any():
+        return Trace(math.nan, float(anomaly_map.max()), usual)
+    wide = torch.from_numpy(mask)[None, None].float()
+    near = F.max_pool2d(wide, 2 * NEAR + 1, stride=1, padding=NEAR)[0, 0].numpy() > 0
+    away = anomaly_map[~near]
+    return Trace(float(anomaly_map[near].max()), float(away.max()) if away.size else 0.0, usual)
+
+
+def failures(
+    is_defect: NDArray[np.bool_], scores: NDArray[np.float64], cut: float, traces: Sequence[Trace], count: int = 10
+) -> list[Failure]:
+    """The worst photos first, at most ``count``, and only those that went wrong.
+
+    A good photo went wrong where its score is above the cut; a defective one where its defect (its score, without a mask) stays
+    below the cut or below another place of the same photo. Scores are what verdicts rest on, maps what is marked; both are on the
+    scale of ``cut``.
+
+    Args:
+        is_defect, scores: (N,). traces: one a photo.
+    """
+    if math.isnan(cut) or not len(scores):
+        return []
+    usual_defect = float(np.median(scores[is_defect])) if is_defect.any() else math.inf
+    found = []
+    for index, trace in enumerate(traces):
+        score = float(scores[index])
+        if not is_defect[index]:
+            bad = _log(score, cut)
+            why = DOUBTFUL_GOOD if score > usual_defect else FALSE_ALARM
+        else:
+            seen = score if math.isnan(trace.inside) else trace.inside
+            elsewhere = 0.0 if math.isnan(trace.inside) else trace.outside
+            bad = _log(max(cut, elsewhere), seen)
+            if seen <= trace.usual:
+                why = DOUBTFUL_DEFECT
+            else:
+                why = ELSEWHERE if elsewhere > seen and elsewhere > cut else MISSED
+        if bad > 0:
+            found.append(Failure(index, why, bad))
+    return sorted(found, key=lambda one: (-one.badness, one.index))[:count]
+
+
+def _log(value: float, against: float) -> float:
+    return math.log(max(value, TINY) / max(against, TINY))
