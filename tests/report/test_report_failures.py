@@ -50,9 +50,9 @@ def test_reasons_and_order() -> None:
     ]
     is_defect, scores = np.array([p[0] for p in photos]), np.array([p[1] for p in photos])
     found = failures(is_defect, scores, 1.0, [p[2] for p in photos])
-    assert {one.index: one.why for one in found} == {i: p[3] for i, p in enumerate(photos) if p[3] is not None}
+    assert {one.place: one.why for one in found} == {i: p[3] for i, p in enumerate(photos) if p[3] is not None}
     assert [one.badness for one in found] == sorted((one.badness for one in found), reverse=True)
-    assert [one.index for one in found[:3]] == [6, 2, 4]  # ten times, nine times, four times
+    assert [one.place for one in found[:3]] == [6, 2, 4]  # ten times, nine times, four times
     assert failures(is_defect, scores, 1.0, [p[2] for p in photos], count=2) == found[:2]
     assert failures(is_defect, scores, math.nan, [p[2] for p in photos]) == []
     assert failures(is_defect[:0], scores[:0], 1.0, []) == []

@@ -152,7 +152,7 @@ def _evaluate_into(
                     figures[part][name] = stream.figures(chosen).values
             limit = stream.cut if stream.cut is not None else float("nan")
             worst = failures(stream.is_defect, stream.image_scores, limit, traces)
-            failed[name] = [{"photo": samples[one.index].key, "why": one.why, "badness": one.badness} for one in worst]
+            failed[name] = [{"photo": samples[one.place].key, "why": one.why, "badness": one.badness} for one in worst]
             if page:
                 masked = dataset.has_masks(name)
                 products.append(_product_report(model, name, samples, stream, found, masked, worst))
@@ -272,7 +272,7 @@ def _product_report(
         limit,
         found.curve,
         (0.0, 2 * stream.cut if stream.cut is not None else stream.quantile(0.999)),
-        cases([Pick(one.index, one.why) for one in worst]),
+        cases([Pick(one.place, one.why) for one in worst]),
     )
 
 

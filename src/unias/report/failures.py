@@ -34,9 +34,9 @@ class Trace(NamedTuple):
 
 
 class Failure(NamedTuple):
-    """index: of the photo. why: in words. badness: above 0; by how much it went wrong (log of a ratio)."""
+    """place: of the photo among the N. why: in words. badness: above 0; by how much it went wrong (log of a ratio)."""
 
-    index: int
+    place: int
     why: str
     badness: float
 
@@ -83,7 +83,7 @@ def failures(
                 why = ELSEWHERE if elsewhere > seen and elsewhere > cut else MISSED
         if bad > 0:
             found.append(Failure(index, why, bad))
-    return sorted(found, key=lambda one: (-one.badness, one.index))[:count]
+    return sorted(found, key=lambda one: (-one.badness, one.place))[:count]
 
 
 def _log(value: float, against: float) -> float:

@@ -16,9 +16,9 @@ comparison with papers, and <i>label-free</i> is what to expect in use.</p>
 <p><b>Empty mask.</b> In the DSC (Dice) a good photo in which nothing is marked counts as perfect. Marking nothing
 anywhere therefore scores more than zero; the row <i>empty mask</i> says how much, and a DSC is worth what it has above
 that.</p>
-<p><b>Failure cases.</b> Under each product, the photos that went wrong by the most: a defect that stays below the cut, another place
-that stands out more than it, a good photo above the cut. <i>Label doubtful</i> is a guess worth a look: a good photo that looks worse
-than most defective ones, or a marked defect where the map sees nothing at all.</p></div>
+<p><b>Failure cases.</b> Under each product, the photos that went wrong by the most: a defect that stays below the cut,
+another place that stands out more than it, a good photo above the cut. <i>Label doubtful</i> is a guess worth a look: a
+good photo that looks worse than most defective ones, or a marked defect where the map sees nothing at all.</p></div>
 """
 
 ABOUT_TABLE = """<p class="small">Mean: over the products where a figure is defined; – where it is not. AR here is the
