@@ -62,7 +62,8 @@ def test_trained_stored_and_read_back(system: str, fit: Fit, photo: Path, tmp_pa
     assert np.array_equal(one.anomaly_map, other.anomaly_map)
     assert (one.raw_score, one.ok, one.cut) == (other.raw_score, other.ok, other.cut)
     assert np.array_equal(one.pred_mask, (not one.ok) & (one.anomaly_map.astype(np.float64) > one.cut))
-    assert load_config(folder / "config.yaml").settings == {**find(system).presets()["small"].settings, **SMALL[system]}
+    settings = load_config(folder / "config.yaml").settings
+    assert settings == {**find(system).presets()["small"].settings, **SMALL[system]}
     assert model.record["system"] == system
     assert f"# {title(system)} model" in (folder / "card.md").read_text(encoding="utf-8")
     document = unias.evaluate(again, tiny_data, tmp_path / "report")
@@ -116,6 +117,29 @@ def test_cut_and_marks_follow_the_held_out_photos(fit: Fit, tiny_data: Path) -> 
         assert max(float(r.anomaly_map.max()) for r in results) == pytest.approx(product.cut.value, rel=1e-5)
         assert product.cut.value == max(product.held_out_scores)
         assert index == [p.name for p in model.products].index(product.name)
+
+
+def test_few_minutes_make_the_bank_smaller(fit: Fit) -> None:
+    """And the settings repeat it: the bank of that size is the same one."""
+    wishes: dict[str, Any] = {"steps": None, "settings": {"most": 100_000, "ratio": 1.0}}
+    folder, model = fit("patchcore", "timed", minutes=0.02, **wishes)
+    kept = load_file(folder / "model.safetensors")["system.memory.bank"]
+    assert 50 <= len(kept) < 3000  # 12 photos of 256 patches
+    assert model.config.settings["most"] == len(kept)
+    again, _ = fit("patchcore", "again", **{**wishes, "settings": model.config.settings})
+    assert torch.equal(load_file(again / "model.safetensors")["system.memory.bank"], kept)
+
+
+@needs_anomalib
+@pytest.mark.slow
+def test_mirror_of_a_resnet(fit: Fit, photo: Path) -> None:
+    wishes: dict[str, Any] = {"backbone": "resnet18", "weights": "random"}
+    _, model = fit("rd4ad", settings={"mirror": "resnet18"}, **wishes)
+    assert model.predict(photo).anomaly_map.shape == (128, 128)
+    with pytest.raises(UsageError, match=r"rebuilds \[256, 512, 1024\] channels, the backbone has \[64, 128, 256\]"):
+        fit("rd4ad", "other", settings={"mirror": "wide_resnet50_2"}, **wishes)
+    with pytest.raises(UsageError, match="vgg16"):
+        fit("rd4ad", "third", settings={"mirror": "vgg16"}, **wishes)
 
 
 def test_bank_keeps_its_size_and_covers_every_product(fit: Fit) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -51,7 +52,7 @@ class SystemRun(TrainingRun):
         if detector.system.by_gradient:
             outcome = self.train(SystemTask(detector.system), detector, batches, home, resume, loggers)
         else:
-            outcome = self._one_pass(detector.system)
+            outcome = self._one_pass(detector)
         return outcome, detector.eval()
 
     @torch.inference_mode()
@@ -67,6 +68,13 @@ class SystemRun(TrainingRun):
         products = self.indices()
         index = torch.tensor([products[row] for row in chosen], device=self.device)
         detector.statistics.fit_prototypes(torch.cat(found), index)
+
+    def _seconds_of_rest(self) -> float:
+        """The same before there is a system to measure: decoding and backbone, three times over."""
+        few = Features(self.trained.samples[:8], self.backbone, self.config, self.device, Progress("silent"))
+        began = time.monotonic()
+        next(few.batches(""))
+        return 3 * len(self.held.samples) * (time.monotonic() - began) / len(few.samples) + 4.0
 
     def seconds_after(self, detector: SystemDetector) -> float:
         training = detector.system.training
@@ -116,8 +124,9 @@ class SystemRun(TrainingRun):
         return ImageBatches(steps, self.backbone, self.device, workers)
 
     @torch.inference_mode()
-    def _one_pass(self, system: System) -> Outcome:
+    def _one_pass(self, detector: SystemDetector) -> Outcome:
         """Every photo once, as it is."""
+        system, minutes = detector.system, self.config.train.minutes
         system.eval()
         began, done = time.monotonic(), 0
         products, names = self.indices(), [str(sample.path) for sample in self.trained.samples]
@@ -127,7 +136,11 @@ class SystemRun(TrainingRun):
             product = torch.tensor(products[rows], device=self.device)
             system.collect(Batch(names[rows], product, features))
             done += count
-        system.finish(self.config.train.seed)
+        seconds = None
+        if minutes is not None:
+            seconds = minutes * 60 - (time.monotonic() - self.started) - self._seconds_of_rest()
+        found = system.finish(self.config.train.seed, seconds, self.progress)
+        self.config = dataclasses.replace(self.config, settings={**self.config.settings, **found})
         return Outcome(
             steps=-(-done // self.config.train.batch_size),
             epochs=1.0,

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from unias.backbones.timm_backbone import FrozenBackbone
 from unias.config import BackboneConfig, Config, TrainConfig, from_dict
 from unias.errors import UsageError
+from unias.progress import Progress
 from unias.systems.corruption import Corruption
 from unias.training.batches import Batch
 
@@ -141,8 +142,8 @@ class System(nn.Module):
         """Look at one batch of training photos."""
         raise NotImplementedError
 
-    def finish(self, seed: int) -> None:
-        """After the last batch."""
+    def finish(self, seed: int, seconds: float | None, progress: Progress) -> dict[str, Any]:
+        """After the last batch, in ``seconds`` where minutes were given. Gives back the settings that repeat this exactly."""
         raise NotImplementedError
 
 

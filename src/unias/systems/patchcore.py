@@ -8,7 +8,7 @@ and not cropped (the authors crop 224 of 256), so that nothing at a part's borde
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from unias.config import BackboneConfig, Config
 from unias.errors import UsageError
+from unias.progress import Progress
 from unias.systems.base import Found, Parts, Seen, System, at_least, config_of, one_of
 from unias.systems.nets.patchcore import PatchCore, anomaly_map, authors_patches, image_score, patches
 from unias.training.batches import Batch
@@ -45,7 +46,7 @@ class PatchCoreSettings:
 
 
 class PatchCoreSystem(System):
-    """Roth et al., CVPR 2022. Filled in one pass over the photos, whatever minutes it is given."""
+    """Roth et al., CVPR 2022. Filled in one pass over the photos; few minutes make its bank smaller, many no larger."""
 
     name: ClassVar[str] = "patchcore"
     title: ClassVar[str] = "PatchCore"
@@ -81,7 +82,7 @@ class PatchCoreSystem(System):
         for vectors, product in zip(self.embed(batch.features), batch.product.tolist(), strict=True):
             self.kept.setdefault(product, []).append(vectors.flatten(0, 1).cpu())
 
-    def finish(self, seed: int) -> None:
+    def finish(self, seed: int, seconds: float | None, progress: Progress) -> dict[str, Any]:
         rng = np.random.default_rng(seed)
         rows = []
         for product in sorted(self.kept):
@@ -90,7 +91,12 @@ class PatchCoreSystem(System):
                 chosen = rng.permutation(len(vectors))[:share]
                 rows.append(vectors[torch.from_numpy(np.sort(chosen))])
         self.kept = {}
-        self.memory.fill(torch.cat(rows).to(self.memory.bank.device), seed)
+        self.memory.fill(torch.cat(rows).to(self.memory.bank.device), seed, seconds, progress)
+        if len(self.memory.bank) < self.settings.most and seconds is not None:
+            progress.say(
+                f"the bank holds {len(self.memory.bank)} patches (repeat exactly with --set most={len(self.memory.bank)})"
+            )
+        return {"most": len(self.memory.bank)}
 
     def find(self, seen: Seen) -> Found:
         distances = self.memory(self.embed(dict(seen.features)))

@@ -7,6 +7,7 @@ Legend: N photos, g x g patches a photo, M patches in all, D length of a patch's
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,10 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unias.progress import Progress
 from unias.systems.nets.smoothing import blurred
 
 STARTS = 10  # random patches that the search for a coreset measures from first; they are not in it themselves
 PROJECTED = 128
+TIMED = 50  # patches found before it is reckoned how many fit into a time
 
 
 def patches(fine: Tensor, coarse: Tensor) -> Tensor:
@@ -39,20 +42,37 @@ def authors_patches(fine: Tensor, coarse: Tensor) -> Tensor:
     return torch.cat([centred, _enlarged(pairs, size)], dim=1).permute(0, 2, 3, 1)
 
 
-def coreset(vectors: Tensor, count: int, projection: Tensor | None, starts: Sequence[int]) -> list[int]:
+def coreset(
+    vectors: Tensor,
+    count: int,
+    projection: Tensor | None,
+    starts: Sequence[int],
+    seconds: float | None = None,
+    progress: Progress | None = None,
+) -> list[int]:
     """Which ``count`` of the M vectors (M, D) cover the rest best: greedy, approximate (the authors' default).
 
     Args:
         projection: (128, D); distances are taken behind it. None = as they are.
         starts: patches whose mean distance ranks all others at first.
+        seconds: as many as can be found in this time, where that is fewer; the first ones are timed.
     """
+    began = time.monotonic()
     rows = vectors if projection is None else vectors @ projection.T
     nearest = torch.stack([_distance(rows, rows[start]) for start in starts], dim=1).mean(dim=1)
     chosen: list[int] = []
-    for _ in range(min(count, len(rows))):
-        farthest = int(nearest.argmax())
-        chosen.append(farthest)
-        nearest = torch.minimum(nearest, _distance(rows, rows[farthest]))
+    count = min(count, len(rows))
+    with (progress or Progress("silent")).stage("choosing patches", count) as advance:
+        timed = time.monotonic()
+        while len(chosen) < count:
+            farthest = int(nearest.argmax())
+            chosen.append(farthest)
+            nearest = torch.minimum(nearest, _distance(rows, rows[farthest]))
+            advance()
+            if seconds is not None and len(chosen) == TIMED:
+                now = time.monotonic()
+                left, each = seconds - (now - began), (now - timed) / TIMED
+                count = min(count, TIMED + max(0, int(left / each)))
     return chosen
 
 
@@ -72,8 +92,8 @@ class PatchCore(nn.Module):
         self.most = most
         self.register_buffer("bank", torch.zeros(0, 0))
 
-    def fill(self, vectors: Tensor, seed: int) -> None:
-        """(M, D) -> the bank: a coreset behind a random linear projection."""
+    def fill(self, vectors: Tensor, seed: int, seconds: float | None = None, progress: Progress | None = None) -> None:
+        """(M, D) -> the bank: a coreset behind a random linear projection. ``seconds``: see ``coreset``."""
         rng = np.random.default_rng(seed)
         count = max(1, int(len(vectors) * self.ratio))
         count = count if self.most is None else min(count, self.most)
@@ -82,7 +102,8 @@ class PatchCore(nn.Module):
         drawn = rng.uniform(-bound, bound, (PROJECTED, vectors.shape[1])).astype(np.float32)
         projection = torch.from_numpy(drawn).to(vectors.device) if wide else None
         starts = rng.choice(len(vectors), min(STARTS, len(vectors)), replace=False)
-        self.bank = vectors[coreset(vectors, count, projection, starts.tolist())].clone()
+        chosen = coreset(vectors, count, projection, starts.tolist(), seconds, progress)
+        self.bank = vectors[chosen].clone()
 
     def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *rest: Any) -> None:
         """A bank of any size is taken as it comes."""
