@@ -139,7 +139,7 @@ def test_training_that_fails_ends_with_one(
     def broken(_reconstruction: Any) -> None:
         raise TrainingError("the loss of step 0 is nan")
 
-    monkeypatch.setattr("unias.training.loop.level_losses", broken)
+    monkeypatch.setattr("unias.training.task.level_losses", broken)
     answer = cli("train", tiny_data, "-o", tmp_path / "model", "--config", tiny_yaml, "-q")
     assert (answer.code, answer.out, answer.err) == (1, "", "error: the loss of step 0 is nan\n")
     assert not (tmp_path / "model" / "manifest.json").exists()

@@ -148,25 +148,26 @@ def test_bank_keeps_its_size_and_covers_every_product(fit: Fit) -> None:
 
 
 @pytest.mark.slow
-def test_destseg_trains_one_net_at_a_time(fit: Fit) -> None:
-    """With the first half of the steps the student's and no more, a run cut short leaves the segmentation as it began."""
-    short = load_file(
-        fit("destseg", "short", steps=2, settings={**SMALL["destseg"], "first": 0.9})[0] / "model.safetensors"
-    )
-    longer = load_file(
-        fit("destseg", "longer", steps=22, settings={**SMALL["destseg"], "first": 0.1})[0] / "model.safetensors"
-    )
-    other = load_file(
-        fit("destseg", "other", steps=20, settings={**SMALL["destseg"], "first": 0.1})[0] / "model.safetensors"
-    )
-    student = [n for n in other if n.startswith("system.net.student") and n.endswith("weight")]
+def test_destseg_trains_one_net_at_a_time(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until the first stage's share of the steps the segmentation stays as it began, from there on the student."""
+    monkeypatch.setattr("unias.systems.task.FIRST", 1)
+
+    def stored(folder: str, steps: int, first: float) -> dict[str, torch.Tensor]:
+        settings = {**SMALL["destseg"], "first": first}
+        return load_file(fit("destseg", folder, steps=steps, settings=settings)[0] / "model.safetensors")
+
+    short, other, longer = stored("short", 2, 0.9), stored("other", 4, 0.5), stored("longer", 8, 0.25)
+    student = [name for name in other if name.startswith("system.net.student") and name.endswith("weight")]
     segmentation = [n for n in other if n.startswith("system.net.segmentation") and n.endswith("conv.weight")]
     assert student
     assert segmentation
-    assert all(torch.equal(longer[name], other[name]) for name in student)  # from step 20 on the student rests
+    for one in (other, longer):  # two steps of the student each
+        assert all(torch.equal(one[name], short[name]) for name in student)
+        assert not any(torch.equal(one[name], short[name]) for name in segmentation)
     assert not any(torch.equal(longer[name], other[name]) for name in segmentation)
-    assert not all(torch.equal(short[name], other[name]) for name in student)
-    assert all(torch.equal(short[name], other[name]) for name in segmentation)  # before it the segmentation does
+    untrained = stored("untrained", 1, 0.9)
+    assert all(torch.equal(short[name], untrained[name]) for name in segmentation)
+    assert not all(torch.equal(short[name], untrained[name]) for name in student)
 
 
 @pytest.mark.slow
