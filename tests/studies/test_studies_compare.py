@@ -61,7 +61,9 @@ def test_markdown_has_the_papers_form() -> None:
 
 def test_seeds_stand_in_a_table_of_their_own() -> None:
     text = markdown([*ENTRIES, entry("unias", 1, 0.5, 0.4)], [None], 20.0, None)
-    assert "| UniAS | 1 | 50.00 | 40.00 | 90.00 |" in text
+    assert "| system | seed | pAP | pAP nut_a | pAP bolt | DSC, oracle | image AUROC |" in text
+    assert "| UniAS | 1 | 50.00 | 50.00 | 50.00 | 40.00 | 90.00 |" in text
+    assert "| UniAS | *median* | 45.00 | 45.00 | 45.00 | 35.00 | 90.00 |" in text
     assert "| UniAD | 0 | 31" not in text
     assert "**40.00** / **30.00**" in text  # the first seed's is the main table's
 

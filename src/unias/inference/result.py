@@ -22,12 +22,13 @@ class Result:
     Attributes:
         path: the photo's path, or None for pixels that came without one.
         product: the product it was judged as (given by the caller, or the nearest class mean of pooled features).
-        raw_score: highest value of ``anomaly_map`` (spec section 8), any non-negative number.
+        raw_score: highest value of ``anomaly_map`` (spec section 8), any non-negative number. Systems beside UniAS have scores
+            of their own.
         pred_score: the same on the product's scale, in [0, 1); 0.5 = the cut.
         ok: True where ``raw_score`` is not above the product's cut.
         cut: the product's cut, on the scale of ``raw_score``.
         anomaly_map: float32, H x W, higher is more anomalous.
-        pred_mask: bool, H x W; empty exactly where ``ok``.
+        pred_mask: bool, H x W; empty where ``ok``, and there alone where the score is the map's highest value.
         size: the photo's own (height, width) after EXIF rotation.
         level_maps: {level: float32 H x W}, 4 = coarsest, 1 = finest; empty unless asked for.
         image: uint8, H x W x 3, the photo as the model saw it; None unless asked for.

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import io
 import math
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -160,7 +161,8 @@ def markdown(entries: Sequence[Entry], parts: Sequence[str | None], minutes: flo
     lines += ["## What they cost", "", *_cost_table(one_each), ""]
     more = [entry for entry in entries if sum(other.system == entry.system for other in entries) > 1]
     if more:
-        lines += ["## Seeds", "", *_seeds_table(more, parts), ""]
+        for part in parts:
+            lines += [f"## Seeds: {_part_title(part).lower()}", "", *_seeds_table(more, part), ""]
     lines += ["## What they are", "", *(f"- {title(e.system)}: {e.made_of}" for e in one_each), ""]
     if show is not None:
         lines += _published_table(show)
@@ -217,14 +219,18 @@ def _cost_table(entries: Sequence[Entry]) -> list[str]:
     return _table(["", *(title(e.system) for e in entries)], rows)
 
 
-def _seeds_table(entries: Sequence[Entry], parts: Sequence[str | None]) -> list[str]:
-    head = ["system", "seed"]
-    keys = [("pap", "pAP"), ("dsc", "DSC"), ("image_auroc", "image AUROC")]
-    head += [f"{heading}, {part or 'all'}" for part in parts for _, heading in keys]
+def _seeds_table(entries: Sequence[Entry], part: str | None) -> list[str]:
+    """Every run of the systems that have several, and their medians."""
+    head = ["system", "seed", "pAP", *(f"pAP {name}" for name in products(entries, part)), "DSC, oracle", "image AUROC"]
+    wanted = [("pap", None), *(("pap", name) for name in products(entries, part)), ("dsc", None), ("image_auroc", None)]
     rows = []
-    for entry in sorted(entries, key=lambda e: (list(names()).index(e.system), e.seed)):
-        cells = [percent(entry.value(part, None, key), 2) for part in parts for key, _ in keys]
-        rows.append([title(entry.system), str(entry.seed), *cells])
+    for system in (name for name in names() if any(entry.system == name for entry in entries)):
+        own = sorted((entry for entry in entries if entry.system == system), key=lambda entry: entry.seed)
+        figures = [[entry.value(part, product, key) for key, product in wanted] for entry in own]
+        for entry, values in zip(own, figures, strict=True):
+            rows.append([title(system), str(entry.seed), *(percent(value, 2) for value in values)])
+        middle = [None if None in column else statistics.median(column) for column in zip(*figures, strict=True)]
+        rows.append([title(system), "*median*", *(percent(value, 2) for value in middle)])
     return _table(head, rows)
 
 
