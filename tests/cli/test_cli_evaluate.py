@@ -41,7 +41,7 @@ def test_metrics_have_the_documented_shape(evaluated: Any) -> None:
     answer, out = evaluated
     assert answer.code == 0, answer.err
     document = metrics(out)
-    assert list(document) == ["protocol", "size", "classes", "mean", "info"]
+    assert list(document) == ["protocol", "size", "classes", "mean", "info", "failures"]
     assert document["size"] == "128 x 128"
     assert list(document["classes"]) == ["Dichtung groß", "plaque gravée"]
     for name, values in document["classes"].items():
