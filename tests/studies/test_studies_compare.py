@@ -41,6 +41,7 @@ def test_best_and_second_as_printed() -> None:
     assert ranked([0.31234, 0.4, 0.312341, 0.1, None]) == [1, 0, 1, None, None]
     assert ranked([0.1, 0.2, 0.3], less=True) == [0, 1, None]
     assert set_row([0.1, None, 0.3], md_mark) == ["<u>10.00</u>", "–", "**30.00**"]
+    assert set_row([0.1], md_mark) == ["10.00"]
 
 
 def test_markdown_has_the_papers_form() -> None:

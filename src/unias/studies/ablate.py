@@ -148,14 +148,17 @@ def markdown(document: Mapping[str, Any], parts: Sequence[str | None]) -> str:
     return "\n".join([*lines, "", f"Commit {marks['commit']}, {marks['machine']}."]) + "\n"
 
 
-def _gap(value: float, standard: float, default: bool) -> str:
-    return percent(value, 2) if default else f"{percent(value, 2)} ({100 * (value - standard):+.2f})"
+def _gap(value: float | None, standard: float | None, default: bool) -> str:
+    if default or value is None or standard is None:
+        return percent(value, 2)
+    return f"{percent(value, 2)} ({100 * (value - standard):+.2f})"
 
 
 def _order(rows: Mapping[str, Any], printed: Mapping[str, Mapping[str, float]], part: str) -> str:
     """Where two rows change places against the paper, by pAP."""
-    ours = {row: found["figures"][part]["mean"]["pap"] for row, found in rows.items()}
-    names = list(rows)
+    found = {row: one["figures"][part]["mean"]["pap"] for row, one in rows.items()}
+    ours = {row: value for row, value in found.items() if value is not None}  # None: no masks
+    names = list(ours)
     swapped = [
         f"{one} / {other}"
         for place, one in enumerate(names)

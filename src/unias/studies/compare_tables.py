@@ -127,8 +127,8 @@ def ranked(values: Sequence[float | None], less: bool = False, digits: int = 2) 
 
 
 def set_row(values: Sequence[float | None], mark: Mark, less: bool = False) -> list[str]:
-    """Figures in per cent, the best and the second marked."""
-    ranks = ranked(values, less)
+    """Figures in per cent, the best and the second marked where there are several."""
+    ranks = ranked(values, less) if len(values) > 1 else [None]
     return [
         percent(value, 2) if rank is None else mark(percent(value, 2), rank)
         for value, rank in zip(values, ranks, strict=True)
