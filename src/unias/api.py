@@ -75,6 +75,8 @@ def train(
     """
     started = time.monotonic()
     progress = progress or Progress("silent")
+    if config is not None and system not in (UNIAS, config.system):
+        raise UsageError(f"--system {system}: the configuration is of {config.system}. Give one of the two.")
     base = config or config_of(system, preset)
     if settings:
         base = dataclasses.replace(base, settings={**base.settings, **settings})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -59,6 +61,18 @@ def test_blur_is_scipys(shape: tuple[int, int]) -> None:
     given = np.random.default_rng(0).normal(size=shape)
     ours = blurred(torch.from_numpy(given)[None], 4.0)[0].numpy()
     assert np.abs(ours - gaussian_filter(given, 4.0)).max() < 1e-12
+
+
+def test_as_many_patches_as_fit_into_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that moves by ten seconds when it is looked at: 50 picks are timed, and what is left is filled at their pace."""
+    vectors = torch.randn(400, 8, generator=torch.Generator().manual_seed(0))
+    whole = coreset(vectors, 200, None, [0])
+    ticks = iter(range(0, 10_000, 10))
+    clock = SimpleNamespace(monotonic=lambda: float(next(ticks)))
+    monkeypatch.setattr("unias.systems.nets.patchcore.time", clock)
+    # began 0, timed from 10, looked at 20: 50 picks in 10 seconds, 16 seconds of 36 left
+    assert coreset(vectors, 200, None, [0], seconds=36.0) == whole[: 50 + 80]
+    assert coreset(vectors, 200, None, [0], seconds=0.0) == whole[:50]
 
 
 def test_filled_bank_has_a_patch_of_every_kind() -> None:

@@ -137,7 +137,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """Commands are noted, and leave what the real ones leave."""
     asked: list[list[str]] = []
 
-    def child(name: str, arguments: list[str]) -> None:
+    def child(name: str, home: Path, arguments: list[str]) -> None:
         asked.append(list(arguments))
         folder = Path(arguments[arguments.index("-o") + 1])
         folder.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""docs/reproduce.md end to end, shrunk: a data set laid out as MVTec-AD and as VisA, random weights for B4, two steps a run."""
+"""docs/reproduce.md, its UniAS runs end to end, shrunk: MVTec-AD's and VisA's layout, random weights for B4, two steps."""
 
 from __future__ import annotations
 

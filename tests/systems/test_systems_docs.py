@@ -44,6 +44,8 @@ def test_commands_run(tiny_data: Path, tmp_path: Path) -> None:
         else:
             for long, short in SHORT.items():
                 line = line.replace(long, short)
+            if "patchcore" in line:  # it makes no steps
+                line = line.replace("--steps 2 ", "")
         run([sys.executable, "-m", *shlex.split(line)], tmp_path)
     assert (tmp_path / "uniad-report" / "index.html").is_file()
     assert (tmp_path / "study" / "compare.md").is_file()

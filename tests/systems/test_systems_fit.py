@@ -19,6 +19,7 @@ from unias.config import load_config
 from unias.errors import MissingError, UsageError
 from unias.files import sha256
 from unias.systems.detector import SystemDetector
+from unias.systems.nets.patchcore import TIMED
 from unias.systems.registry import BUILT_IN, find, names, register, title
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -36,10 +37,17 @@ EVERY = [pytest.param(name, marks=[needs_anomalib, pytest.mark.slow] if name == 
 Fit = Callable[..., tuple[Path, unias.Model]]
 
 
+@pytest.fixture(autouse=True)
+def _schedules_from_the_second_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a run of six steps would see neither a rate that falls nor DeSTSeg's second stage."""
+    monkeypatch.setattr("unias.systems.task.FIRST", 1)
+
+
 @pytest.fixture
 def fit(tiny_data: Path, tmp_path: Path) -> Fit:
     def run(system: str, folder: str = "model", **wishes: Any) -> tuple[Path, unias.Model]:
-        wishes = {"steps": 4, "size": 128, "backbone": "tf_efficientnet_lite0", "settings": SMALL[system], **wishes}
+        steps = 6 if find(system).by_gradient else None
+        wishes = {"steps": steps, "size": 128, "backbone": "tf_efficientnet_lite0", "settings": SMALL[system], **wishes}
         return tmp_path / folder, unias.train(tiny_data, tmp_path / folder, system=system, threads=1, **wishes)
 
     return run
@@ -92,7 +100,7 @@ def test_resumed_is_the_whole_run(system: str, fit: Fit, monkeypatch: pytest.Mon
     step = Trainer._step
 
     def interrupted(self: Any, number: int, *rest: Any) -> None:
-        if number == 2:
+        if number == 4:
             raise KeyboardInterrupt
         step(self, number, *rest)
 
@@ -101,7 +109,7 @@ def test_resumed_is_the_whole_run(system: str, fit: Fit, monkeypatch: pytest.Mon
         with pytest.raises(unias.errors.Interrupted):
             fit(system, "cut")
     cut, model = fit(system, "cut", resume=True)
-    assert model.record["resumed_at"] == 2
+    assert model.record["resumed_at"] == 4
     assert sha256(whole / "model.safetensors") == sha256(cut / "model.safetensors")
 
 
@@ -111,12 +119,11 @@ def test_cut_and_marks_follow_the_held_out_photos(fit: Fit, tiny_data: Path) -> 
     detector = model.detector
     assert isinstance(detector, SystemDetector)
     assert (detector.map_scale < 1).all()
-    for index, product in enumerate(model.products):
+    for product in model.products:
         results = [model.predict(tiny_data / key, product=product.name) for key in product.held_out]
         assert [r.raw_score for r in results] == pytest.approx(product.held_out_scores, rel=1e-5)
         assert max(float(r.anomaly_map.max()) for r in results) == pytest.approx(product.cut.value, rel=1e-5)
         assert product.cut.value == max(product.held_out_scores)
-        assert index == [p.name for p in model.products].index(product.name)
 
 
 def test_few_minutes_make_the_bank_smaller(fit: Fit) -> None:
@@ -124,7 +131,7 @@ def test_few_minutes_make_the_bank_smaller(fit: Fit) -> None:
     wishes: dict[str, Any] = {"steps": None, "settings": {"most": 100_000, "ratio": 1.0}}
     folder, model = fit("patchcore", "timed", minutes=0.02, **wishes)
     kept = load_file(folder / "model.safetensors")["system.memory.bank"]
-    assert 50 <= len(kept) < 3000  # 12 photos of 256 patches
+    assert len(kept) == TIMED < 3000  # 12 photos of 256 patches; what is timed is kept
     assert model.config.settings["most"] == len(kept)
     again, _ = fit("patchcore", "again", **{**wishes, "settings": model.config.settings})
     assert torch.equal(load_file(again / "model.safetensors")["system.memory.bank"], kept)
@@ -142,15 +149,14 @@ def test_mirror_of_a_resnet(fit: Fit, photo: Path) -> None:
         fit("rd4ad", "third", settings={"mirror": "vgg16"}, **wishes)
 
 
-def test_bank_keeps_its_size_and_covers_every_product(fit: Fit) -> None:
+def test_bank_keeps_its_size(fit: Fit) -> None:
     folder, _ = fit("patchcore")
     assert load_file(folder / "model.safetensors")["system.memory.bank"].shape[0] == 50
 
 
 @pytest.mark.slow
-def test_destseg_trains_one_net_at_a_time(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_destseg_trains_one_net_at_a_time(fit: Fit) -> None:
     """Until the first stage's share of the steps the segmentation stays as it began, from there on the student."""
-    monkeypatch.setattr("unias.systems.task.FIRST", 1)
 
     def stored(folder: str, steps: int, first: float) -> dict[str, torch.Tensor]:
         settings = {**SMALL["destseg"], "first": first}
@@ -180,10 +186,47 @@ def test_teacher_is_not_stored_twice(fit: Fit) -> None:
 
 @pytest.mark.slow
 def test_minutes_give_whole_runs_for_both_stages(fit: Fit) -> None:
-    _, model = fit("destseg", steps=None, minutes=0.25)
-    again = model.record["steps"]
-    assert again >= 20
-    assert model.record["minutes"] < 1.0
+    """And so many steps asked for are the same run."""
+    folder, model = fit("destseg", steps=None, minutes=0.25)
+    assert model.record["minutes"] < 0.4
+    again, _ = fit("destseg", "again", steps=model.record["steps"])
+    short, _ = fit("destseg", "short", steps=1)
+    assert sha256(folder / "model.safetensors") == sha256(again / "model.safetensors")
+    one, other = load_file(folder / "model.safetensors"), load_file(short / "model.safetensors")
+    assert not torch.equal(one["system.net.segmentation.logit.weight"], other["system.net.segmentation.logit.weight"])
+
+
+def test_a_last_batch_of_one_photo_is_dropped(fit: Fit, make_data: Any, tmp_path: Path) -> None:
+    """Batch norm has nothing to say about it."""
+    from unias.data.layouts import scan
+    from unias.data.transforms import Augmentation
+    from unias.progress import Progress
+    from unias.training.features import Pixels
+    from unias.training.pixels import PixelBatches
+
+    samples = scan(make_data(tmp_path / "set", products=("nut",), train=9, good=1)).train()
+    config = find("destseg").presets()["small"]
+    pixels = Pixels(samples, None, config, torch.device("cpu"), Progress("silent"))  # type: ignore[arg-type]
+    batches = PixelBatches(pixels, [0] * 9, Augmentation("none"), None, 4, seed=0)
+    assert batches.steps_per_epoch == 2
+    seen = list(batches.steps(0, 4))
+    assert [len(batch.names) for batch in seen] == [4, 4, 4, 4]
+    assert len({name for batch in seen[:2] for name in batch.names}) == 8
+    (later,) = batches.steps(3, 4)
+    assert later.names == seen[3].names
+    assert later.images is not None
+    assert seen[3].images is not None
+    assert torch.equal(later.images, seen[3].images)
+
+
+def test_steps_are_refused_where_there_are_none(fit: Fit) -> None:
+    with pytest.raises(UsageError, match="--steps: patchcore"):
+        fit("patchcore", steps=3)
+
+
+def test_configuration_and_system_must_agree(fit: Fit, tiny_config: Any) -> None:
+    with pytest.raises(UsageError, match="of unias"):
+        fit("uniad", config=tiny_config)
 
 
 def test_unknown_names_say_what_there_is(fit: Fit, tiny_data: Path, tmp_path: Path, cli: Any) -> None:

@@ -44,6 +44,8 @@ def files(wishes: list[str]) -> dict[str, Path]:
     found = {}
     for wish in wishes:
         name, _, file = wish.partition("=")
+        if name in ("rest", "all"):
+            raise UsageError(f"--subset {wish}: {name!r} is taken. Give the list another name.")
         if not Path(file).is_file():
             raise UsageError(f"--subset {wish}: {file!r} cannot be read. Give NAME=FILE with one path a line.")
         found[name] = Path(file)

@@ -203,9 +203,10 @@ def card(model: StoredModel, names: list[str]) -> str:
         f"- preset: {model.config.preset}, input {model.config.size} x {model.config.size}, backbone "
         f"{model.config.backbone.name}",
     ]
+    lines += [f"- {key}: {value}" for key, value in model.config.settings.items() if value != "" and key != "textures"]
     lines += [
         f"- {key}: {record[key]}"
-        for key in ("seed", "steps", "epochs", "minutes", "commit", "machine")
+        for key in ("textures", "seed", "steps", "epochs", "minutes", "commit", "machine")
         if key in record
     ]
     if "versions" in record:

@@ -292,12 +292,14 @@ def _stamp_lines(info: Mapping[str, Any]) -> dict[str, str]:
     model, config = info["model"], info["config"]
     lines = {
         "commit": model.get("commit", "unknown"),
+        **({"system": config["system"]} if config["system"] != "unias" else {}),
         "preset": config["preset"],
+        **{key: str(value) for key, value in config["settings"].items() if value != ""},
         "backbone": config["backbone"]["name"],
         "input": f"{config['size']} x {config['size']}",
         "data": info["data"],
     }
-    for key in ("seed", "steps", "minutes", "threads", "machine"):
+    for key in ("textures", "seed", "steps", "minutes", "threads", "machine"):
         if key in model:
             lines[key] = str(model[key])
     return lines

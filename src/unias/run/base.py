@@ -26,7 +26,7 @@ from unias.runtime import pick_precision, stamp
 from unias.systems.detector import SystemDetector
 from unias.training.batches import Batches, TurnedFeatures, turned_rows
 from unias.training.budget import Budget
-from unias.training.features import Features
+from unias.training.features import Features, Pixels
 from unias.training.loop import Outcome, Trainer, build_fabric
 from unias.training.photos import with_advice
 from unias.training.symmetry import allowed_turns
@@ -123,7 +123,8 @@ class TrainingRun:
                 again, highest = found[index], tops[index]
             cut = highest_cut(scores[index], again)
             if isinstance(detector, SystemDetector):
-                detector.map_scale[index] = cut.value / max(max(highest), 1e-12)
+                top = max(highest)
+                detector.map_scale[index] = cut.value / top if cut.value > 0 and top > 0 else 1.0
             infos.append(
                 ProductInfo(
                     name,
@@ -186,7 +187,7 @@ class TrainingRun:
 
     def fill_cache(self) -> None:
         """Features of the training photos and of their turns, as far as both fit."""
-        rows = turned_rows(self.trained.samples, self.augmentation)
+        rows = [] if isinstance(self.trained, Pixels) else turned_rows(self.trained.samples, self.augmentation)
         if not self.trained.fits_cache(len(rows)):
             return
         self.trained.fill("features of training photos")

@@ -10,8 +10,10 @@ from typing import Any
 
 import torch
 
+from unias.config import Config
 from unias.data.layouts import Sample
 from unias.data.split import spaced
+from unias.errors import UsageError
 from unias.inference.store import build_system
 from unias.maps.statistics import pool
 from unias.progress import Progress
@@ -43,7 +45,10 @@ class SystemRun(TrainingRun):
         detector = build_system(config, self.products, self.backbone, half).to(
             self.device
         )  # settings are checked first
-        self.augment()
+        if detector.system.by_gradient:
+            self.augment()
+        elif config.train.steps is not None:
+            raise UsageError(f"--steps: {config.system} looks at every photo once and makes no steps. Leave it out.")
         if config.train.cache:
             self.fill_cache()
         keep_freed_memory()
@@ -51,16 +56,20 @@ class SystemRun(TrainingRun):
         batches = self._batches(detector.system, workers)
         if detector.system.by_gradient:
             outcome = self.train(SystemTask(detector.system), detector, batches, home, resume, loggers)
+            least = detector.system.least_steps
+            if outcome.steps < least:
+                self.progress.say(
+                    f"warning: {outcome.steps} steps are too few for {config.system}: all of its parts learn from {least} on. "
+                    "Give it more minutes."
+                )
         else:
             outcome = self._one_pass(detector)
         return outcome, detector.eval()
 
     @torch.inference_mode()
     def fit_statistics(self, detector: SystemDetector) -> None:
-        """Class means, by which products are recognised; of some photos where the features are not at hand."""
-        chosen = list(range(len(self.trained.samples)))
-        if isinstance(self.trained, Pixels) or self.trained.arrays is None:
-            chosen = self._some()
+        """Class means, by which products are recognised."""
+        chosen = self._some()
         if isinstance(self.trained, Pixels):
             found = [pool(self.backbone(batch[0])) for batch in self.trained.batches("class means", chosen)]
         else:
@@ -91,6 +100,12 @@ class SystemRun(TrainingRun):
         detector.system.train(training)
         cached = self.trained.arrays is not None and not isinstance(self.trained, Pixels)
         return (len(self.held.samples) + (0 if cached else len(self._some()))) * a_photo + 4.0
+
+    def final_config(self, outcome: Outcome) -> Config:
+        config = super().final_config(outcome)
+        if find(config.system).by_gradient:
+            return config
+        return dataclasses.replace(config, train=dataclasses.replace(config.train, steps=None))
 
     def record(self, outcome: Outcome) -> dict[str, Any]:
         found = {**super().record(outcome), "title": title(self.config.system)}

@@ -8,6 +8,7 @@ three 3x3 convolutions.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ from unias.presets import preset as find_preset
 from unias.progress import Progress
 from unias.report.tables import percent
 from unias.studies import published
-from unias.studies.runs import Done, Job, claim, perform
+from unias.studies.runs import Done, Job, check_subsets, claim, identity, perform
 
 DEFAULT = "default"
 PLAIN: dict[str, Any] = {"sar": "none", "cnn": "none"}
@@ -79,7 +80,8 @@ def ablate(
     dataset = scan(root)
     require_training(dataset)
     require_test(dataset)
-    request = {"data": root.name, "preset": preset, "minutes": minutes, "seed": seed, "subsets": sorted(subsets or {})}
+    check_subsets(dataset, subsets or {})
+    request = {"preset": preset, "minutes": minutes, "seed": seed, **identity(dataset, subsets or {}, common)}
     claim(home, request)
     names = _same_runs(rows)
     jobs = []
@@ -101,13 +103,12 @@ def ablate(
 
 
 def _same_runs(rows: Mapping[int, Mapping[str, Config]]) -> dict[tuple[int, str], str]:
-    """{(table, row): name of its run}: rows of equal settings share one."""
-    known: dict[str, str] = {}
+    """{(table, row): name of its run}: by the settings, so that rows of equal ones share it, today and in a later call."""
     found = {}
     for table, own in rows.items():
-        for place, (row, config) in enumerate(own.items()):
-            word = json.dumps(to_dict(config), sort_keys=True)
-            found[table, row] = known.setdefault(word, f"table{table}-row{place + 1}")
+        for row, config in own.items():
+            word = hashlib.sha256(json.dumps(to_dict(config), sort_keys=True).encode("utf-8")).hexdigest()[:12]
+            found[table, row] = f"run-{word}"
     return found
 
 

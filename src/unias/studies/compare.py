@@ -13,7 +13,8 @@ from unias.progress import Progress
 from unias.studies import published
 from unias.studies.compare_page import write_page
 from unias.studies.compare_tables import Entry, latex, markdown, to_csv
-from unias.studies.runs import Job, claim, perform
+from unias.studies.runs import Job, check_subsets, claim, identity, perform
+from unias.systems.corruption import Textures
 from unias.systems.registry import UNIAS, find, names
 
 ALL = "all"
@@ -84,7 +85,10 @@ def compare(
     dataset = scan(root)
     require_training(dataset)
     require_test(dataset)
-    request = {"data": root.name, "minutes": minutes, "textures": textures, "subsets": sorted(subsets or {})}
+    check_subsets(dataset, subsets or {})
+    if textures is not None:
+        Textures(textures, 64, 0)  # a folder without photos is said now, not after hours
+    request = {"minutes": minutes, "textures": textures, **identity(dataset, subsets or {}, common)}
     claim(home, request)
     plan = {name: [*dict.fromkeys([*seeds, *extra.get(name, ())])] for name in chosen}
     evaluate = [part for name, file in (subsets or {}).items() for part in ("--subset", f"{name}={file}")]

@@ -6,9 +6,11 @@ resumed. Every run starts from an empty feature cache, so that each pays for its
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -17,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from unias.data.layouts import Dataset
 from unias.errors import DataError, Interrupted, TrainingError, UsageError
 from unias.files import ensure_folder, write_json
 from unias.progress import Progress
@@ -54,6 +57,30 @@ class Done:
         return found
 
 
+def identity(dataset: Dataset, subsets: Mapping[str, Path], common: Sequence[str]) -> dict[str, Any]:
+    """What runs of one table must share: photos, lists of test photos, device and threads."""
+    keys = "\n".join(sorted(f"{sample.split} {sample.key}" for sample in dataset.samples))
+    lists = {name: _hash(_lines(file)) for name, file in subsets.items()}
+    return {"data": dataset.root.resolve().name, "photos": _hash(keys), "subsets": lists, "common": list(common)}
+
+
+def check_subsets(dataset: Dataset, subsets: Mapping[str, Path]) -> None:
+    """Raises DataError for a line that is no test photo: now, and not after the first training."""
+    tests = {sample.key for sample in dataset.test()}
+    for name, file in subsets.items():
+        missing = [line for line in _lines(file).splitlines() if line not in tests]
+        if missing:
+            raise DataError(f"subset {name}: {missing[0]} is no test photo of {dataset.root}. Check {file}.")
+
+
+def _lines(file: Path) -> str:
+    return "\n".join(line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip())
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
+
+
 def claim(home: Path, request: Mapping[str, Any]) -> None:
     """Make the study's folder, or go on with it. Raises UsageError where it was begun with other data or settings, DataError
     for a folder that holds something else."""
@@ -85,17 +112,19 @@ def perform(
     Raises TrainingError naming the run that failed, with its last line; Interrupted at Ctrl-C.
     """
     done = []
+    for left in home.glob("cache-*"):  # of a study that was killed
+        shutil.rmtree(left, ignore_errors=True)
     for place, job in enumerate(jobs, 1):
         folder = home / RUNS / job.name
         model, evaluation = folder / "model", folder / "evaluation"
         if not (model / "manifest.json").is_file():
             progress.say(f"{job.name} ({place} of {len(jobs)}): training")
             resume = ["--resume"] if (model / "train_state").is_dir() else []
-            _child(job.name, ["train", str(data), "-o", str(model), *job.train, *common, *resume])
+            _child(job.name, home, ["train", str(data), "-o", str(model), *job.train, *common, *resume])
         if not (evaluation / "metrics.json").is_file():
             progress.say(f"{job.name} ({place} of {len(jobs)}): evaluating")
             shutil.rmtree(evaluation, ignore_errors=True)
-            _child(job.name, ["evaluate", str(model), str(data), "-o", str(evaluation), *evaluate, *common])
+            _child(job.name, home, ["evaluate", str(model), str(data), "-o", str(evaluation), *evaluate, *common])
         done.append(read(job.name, folder))
     return done
 
@@ -113,26 +142,40 @@ def read(name: str, folder: Path) -> Done:
     return Done(name, folder, record, metrics, size / 2**20)
 
 
-def _child(name: str, arguments: Sequence[str]) -> None:
-    with tempfile.TemporaryDirectory(prefix="unias-cache-") as cache:
+def _let_finish(child: subprocess.Popen[str]) -> None:
+    """Hand one Ctrl-C on, and wait until the child has kept its state. A second one ends it."""
+    try:
+        if os.name != "nt" and child.poll() is None:
+            child.send_signal(signal.SIGINT)
+        for _ in child.stderr or ():  # read on, or it would wait for room in the pipe
+            pass
+        child.wait()
+    except KeyboardInterrupt:
+        child.kill()
+        child.wait()
+
+
+def _child(name: str, home: Path, arguments: Sequence[str]) -> None:
+    with tempfile.TemporaryDirectory(prefix="cache-", dir=home) as cache:
         environment = {**os.environ, "UNIAS_CACHE": cache}
         last = ""
-        try:
-            with subprocess.Popen(
-                [sys.executable, "-m", "unias", *arguments],
-                env=environment,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                encoding="utf-8",
-                errors="replace",
-            ) as child:
-                assert child.stderr is not None
-                for line in child.stderr:
+        with subprocess.Popen(
+            [sys.executable, "-m", "unias", *arguments],
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+            errors="replace",
+            start_new_session=os.name != "nt",  # so that it gets Ctrl-C from here, once, however this process got it
+        ) as child:
+            try:
+                for line in child.stderr or ():
                     last = line.rstrip() or last
                     print(f"  {line.rstrip()}", file=sys.stderr, flush=True)
                 code = child.wait()
-        except KeyboardInterrupt as error:  # the child has got the signal too, and has kept its state
-            raise Interrupted(f"{name} was interrupted; run the same command to go on.") from error
+            except KeyboardInterrupt as error:
+                _let_finish(child)
+                raise Interrupted(f"{name} was interrupted; run the same command to go on.") from error
     if code == 130:
         raise Interrupted(f"{name} was interrupted; run the same command to go on.")
     if code != 0:

@@ -73,6 +73,8 @@ class System(nn.Module):
         name: what --system takes. title: for tables. source: paper and venue.
         reads: "features" of the frozen backbone, or "pixels".
         by_gradient: False for systems that are filled in one pass.
+        half_in_use: False where the nearest of many is looked for, which half precision gets wrong.
+        least_steps: with fewer a warning is given.
         clip: largest total L2 norm of the gradient; None = as it comes.
     """
 
@@ -81,6 +83,8 @@ class System(nn.Module):
     source: ClassVar[str]
     reads: ClassVar[str] = "features"
     by_gradient: ClassVar[bool] = True
+    half_in_use: ClassVar[bool] = True
+    least_steps: ClassVar[int] = 0
     Settings: ClassVar[type]
     clip: float | None = None
 

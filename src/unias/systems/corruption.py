@@ -74,7 +74,7 @@ class Textures:
                 raise DataError(
                     f"{folder}: holds no photos to take textures from. Give --textures the folder of DTD's images."
                 )
-            self.name = f"{len(self.photos)} photos of {root.name}"
+            self.name = f"{len(self.photos)} photos of {folder}"
             self.drawn = 0
         else:
             self.photos = _bundled()

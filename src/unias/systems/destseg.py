@@ -101,6 +101,7 @@ class DeSTSegSystem(System):
     title: ClassVar[str] = "DeSTSeg"
     source: ClassVar[str] = "Zhang et al., CVPR 2023"
     reads: ClassVar[str] = "pixels"
+    least_steps: ClassVar[int] = 100  # the first 20 are the student's in any case (systems/task.py)
     Settings: ClassVar[type] = DeSTSegSettings
 
     def __init__(self, settings: DeSTSegSettings, parts: Parts) -> None:
@@ -125,8 +126,9 @@ class DeSTSegSystem(System):
             size=256,
             batch_size=32,
             learning_rate=0.4,
-            epochs=44,
+            steps=5000,
             cache=False,
+            precision="32-true",
         )
         return {"small": small, "paper": paper}
 
@@ -162,21 +164,22 @@ class DeSTSegSystem(System):
         self.net.student.train(not second)
         self.net.segmentation.train(second)
 
-    def forward(self, batch: Batch) -> tuple[list[Tensor], Tensor | None]:
-        """Distances of the levels and no logit, or none and the logit."""
+    def forward(self, batch: Batch) -> tuple[list[Tensor], list[Tensor], Tensor | None]:
+        """Levels of teacher and student and no logit, or no levels and the logit."""
         assert batch.images is not None
         assert batch.clean is not None
         images = self._normal(batch.images)
         if not self.second:
-            return distances(self.net.taught(self._normal(batch.clean)), self.net.student(images)), None
+            return self.net.taught(self._normal(batch.clean)), self.net.student(images), None
         with torch.no_grad():
             student = self.net.student(images)
-        return [], self.net.segment(self.net.taught(images), student)[1]
+        return [], [], self.net.segment(self.net.taught(images), student)[1]
 
     def loss(self, output: Any, batch: Batch) -> dict[str, Tensor]:
-        apart, logit = output
+        teacher, student, logit = output
         if logit is None:
-            return {"cosine": student_loss(apart)}
+            return {"cosine": student_loss(distances([t.float() for t in teacher], [s.float() for s in student]))}
+        logit = logit.float()
         assert batch.mask is not None
         target, segmentation = resized_mask(batch.mask, logit.shape[-2:]), logit.sigmoid()
         return {"focal": focal_loss(segmentation, target), "l1": (segmentation - target).abs().mean()}

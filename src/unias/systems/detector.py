@@ -17,7 +17,7 @@ class SystemDetector(nn.Module):
     """(N, 3, S, S) in [0, 1] -> Maps, without level maps.
 
     A system's image score need not be its map's maximum. ``map_scale`` (P,) brings each product's maps to the scale of its
-    scores: their held-out maxima become equal, so that one cut serves verdict and mask. It changes no ranking.
+    scores: their held-out maxima become equal, so that one cut serves verdict and mask. Within a product it changes no ranking.
 
     Attributes:
         compute_type: what the system computes in under autocast, or None for float32.
@@ -54,7 +54,7 @@ class SystemDetector(nn.Module):
         return Maps(product, found.anomaly_map.float() * scale, {}, found.score.float())
 
     def _find(self, seen: Seen) -> Found:
-        if self.compute_type is None:
+        if self.compute_type is None or not self.system.half_in_use:
             return self.system.find(seen)
         with torch.autocast(self.device.type, dtype=self.compute_type):
             return self.system.find(seen)

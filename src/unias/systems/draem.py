@@ -67,7 +67,17 @@ class DRAEMSystem(System):
     def presets(cls) -> dict[str, Config]:
         wishes = {"reconstructive": 32, "discriminative": 16, "side": 128}
         small = config_of(cls.name, "small", wishes, batch_size=8, learning_rate=1e-3)
-        paper = config_of(cls.name, "paper", {}, size=256, batch_size=8, learning_rate=1e-4, epochs=700, cache=False)
+        paper = config_of(
+            cls.name,
+            "paper",
+            {},
+            size=256,
+            batch_size=8,
+            learning_rate=1e-4,
+            epochs=700,
+            cache=False,
+            precision="32-true",
+        )
         return {"small": small, "paper": paper}
 
     def corruption(self) -> SometimesCorrupted:

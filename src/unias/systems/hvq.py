@@ -47,6 +47,7 @@ class HVQSystem(System):
     name: ClassVar[str] = "hvq"
     title: ClassVar[str] = "HVQ-Trans"
     source: ClassVar[str] = "Lu et al., NeurIPS 2023"
+    half_in_use: ClassVar[bool] = False
     Settings: ClassVar[type] = HVQSettings
 
     def __init__(self, settings: HVQSettings, parts: Parts) -> None:

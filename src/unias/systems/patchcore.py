@@ -52,6 +52,7 @@ class PatchCoreSystem(System):
     title: ClassVar[str] = "PatchCore"
     source: ClassVar[str] = "Roth et al., CVPR 2022"
     by_gradient: ClassVar[bool] = False
+    half_in_use: ClassVar[bool] = False
     Settings: ClassVar[type] = PatchCoreSettings
 
     def __init__(self, settings: PatchCoreSettings, parts: Parts) -> None:

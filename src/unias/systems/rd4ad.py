@@ -88,6 +88,7 @@ class RD4ADSystem(System):
             learning_rate=5e-3,
             epochs=200,
             cache=False,
+            precision="32-true",
         )
         return {"small": small, "paper": paper}
 

@@ -62,7 +62,15 @@ class UniADSystem(System):
     def presets(cls) -> dict[str, Config]:
         small = config_of(cls.name, "small", {"schedule": "cosine"}, batch_size=8, learning_rate=4e-4)
         paper = config_of(
-            cls.name, "paper", {}, backbone=SOURCE_BACKBONE, batch_size=8, learning_rate=1e-4, epochs=1000, cache=False
+            cls.name,
+            "paper",
+            {},
+            backbone=SOURCE_BACKBONE,
+            batch_size=8,
+            learning_rate=1e-4,
+            epochs=1000,
+            cache=False,
+            precision="32-true",
         )
         return {"small": small, "paper": paper}
 

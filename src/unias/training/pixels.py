@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from unias.data.layouts import Sample
 from unias.data.transforms import Augmentation, draw, turned
-from unias.training.batches import Batch, batch_indices
+from unias.training.batches import Batch, epoch_order
 from unias.training.features import Pixels
 
 # (3, S, S), generator -> clean (3, S, S), seen (3, S, S), where it is spoiled (S, S)
@@ -30,7 +30,7 @@ class _Drawn(NamedTuple):
 
 class PixelBatches:
     """The next batches are made in a thread while a step runs. What is drawn for a photo depends on seed, epoch and photo
-    alone."""
+    alone. An epoch's last, smaller batch is dropped: batch statistics of one or two photos are worth nothing."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class PixelBatches:
         self.corrupt = corrupt
         self.batch_size = batch_size
         self.seed = seed
-        self.steps_per_epoch = -(-len(pixels.samples) // batch_size)
+        self.steps_per_epoch = max(1, len(pixels.samples) // batch_size)
 
     def steps(self, start: int, stop: int) -> Iterator[Batch]:
         with ThreadPoolExecutor(max_workers=1) as pool:
@@ -59,10 +59,12 @@ class PixelBatches:
                 yield batch
 
     def _batch(self, step: int) -> Batch:
-        chosen = np.sort(batch_indices(len(self.pixels.samples), self.batch_size, self.seed, step))
+        epoch, place = divmod(step, self.steps_per_epoch)
+        order = epoch_order(len(self.pixels.samples), self.seed, epoch)
+        chosen = np.sort(order[place * self.batch_size : (place + 1) * self.batch_size])
         samples = [self.pixels.samples[index] for index in chosen]
         photos = self.pixels.rows(chosen)
-        drawn = [self._one(p, s, step // self.steps_per_epoch) for p, s in zip(photos, samples, strict=True)]
+        drawn = [self._one(p, s, epoch) for p, s in zip(photos, samples, strict=True)]
         device = self.pixels.device
         clean = torch.from_numpy(np.stack([d.clean for d in drawn])).to(device)
         seen = torch.from_numpy(np.stack([d.seen for d in drawn])).to(device)
