@@ -22,7 +22,7 @@ from unias.run.base import Split, TrainingRun
 from unias.run.system import SystemRun
 from unias.run.unias import UniASRun
 from unias.runtime import pick_device, set_threads
-from unias.systems.registry import UNIAS, config_of
+from unias.systems.registry import UNIAS, config_of, find
 from unias.training.checkpoint import STATE_FILE
 from unias.training.loggers import build_loggers
 from unias.training.photos import check_photos
@@ -81,6 +81,8 @@ def train(
     if settings:
         base = dataclasses.replace(base, settings={**base.settings, **settings})
     chosen = _settle(base, minutes, steps, epochs, recipe, backbone, weights, size, bits, seed)
+    if chosen.system != UNIAS:
+        find(chosen.system).require()
     home = Path(os.path.abspath(output))
     set_threads(threads)
     place = pick_device(device)

@@ -248,10 +248,32 @@ def test_unknown_names_say_what_there_is(fit: Fit, tiny_data: Path, tmp_path: Pa
 
 
 def test_missing_extra_says_what_to_install(fit: Fit, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(importlib.util, "find_spec", lambda name: None)
+        with pytest.raises(MissingError, match=r'draem.*pip install "unias\[bench\]"'):
+            find("draem").require()
     monkeypatch.setitem(sys.modules, "anomalib.models.image.draem.torch_model", None)
     with pytest.raises(MissingError, match=r'pip install "unias\[bench\]"'):
         fit("draem")
     assert not (tmp_path / "model").exists() or not list((tmp_path / "model").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("system", "settings", "told"),
+    [
+        ("uniad", {"width": 34}, "width: 34 must divide by 4"),
+        ("hvq", {"width": 36, "heads": 8}, "by heads"),
+        ("uniad", {"dropout": 1.5}, r"dropout: 1.5"),
+        ("uniad", {"window": 9}, "window: 9 must be odd and below the 8 tokens"),
+        ("uniad", {"window": 4}, "window: 4 must be odd"),
+        ("rd4ad", {"sigma": 0.0}, "sigma: 0.0 must be at least"),
+        ("destseg", {"side": 100}, "side: 100"),
+        ("patchcore", {"ratio": 0.0}, "ratio must be"),
+    ],
+)
+def test_bad_settings_are_one_line(system: str, settings: dict[str, Any], told: str, fit: Fit) -> None:
+    with pytest.raises(UsageError, match=told):
+        fit(system, settings={**SMALL[system], **settings})
 
 
 def test_backbone_that_does_not_fit_is_one_line(fit: Fit) -> None:

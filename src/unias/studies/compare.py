@@ -25,7 +25,7 @@ def wanted(text: str) -> list[str]:
     chosen = list(names()) if text == ALL else [name.strip() for name in text.split(",") if name.strip()]
     for name in chosen:
         if name != UNIAS:
-            find(name)
+            find(name).require()
     if not chosen:
         raise UsageError("--systems: names none. Give all, or names with commas between.")
     return [name for name in names() if name in chosen]
@@ -77,6 +77,7 @@ def compare(
     """
     progress = progress or Progress("silent")
     home, root = Path(output), Path(data)
+    device = common[common.index("--device") + 1] if "--device" in common else "auto"
     chosen = wanted(systems)
     extra = more_seeds or {}
     unknown = [name for name in extra if name not in chosen]
@@ -101,9 +102,8 @@ def compare(
     write_text(home / "compare.md", text)
     write_text(home / "compare.csv", to_csv(entries, parts))
     write_text(home / "compare.tex", latex(entries, parts[0]))
-    write_page(
-        home, dataset, [run for run in done if run.record["seed"] == seeds[0]], entries, parts, minutes, progress
-    )
+    shown = [run for run in done if run.record["seed"] == seeds[0]]
+    write_page(home, dataset, shown, entries, parts, minutes, device, progress)
     return document
 
 

@@ -67,6 +67,7 @@ def write_page(
     entries: Sequence[Entry],
     parts: Sequence[str | None],
     minutes: float,
+    device: str,
     progress: Progress,
 ) -> None:
     """index.html and assets/ in ``home``; every model is loaded once."""
@@ -74,7 +75,7 @@ def write_page(
     shown = {name: Shown(sample, mask, {}) for name, (sample, mask) in photos.items()}
     with progress.stage("pictures", len(runs)) as advance:
         for run in runs:
-            model = Model.load(run.model)
+            model = Model.load(run.model, device)
             for name in shown:
                 result = model.predict(shown[name].sample.path, image=True)
                 shown[name].results[run.record.get("system", UNIAS)] = result

@@ -99,6 +99,10 @@ class System(nn.Module):
         raise NotImplementedError
 
     @classmethod
+    def require(cls) -> None:
+        """Raises MissingError where a package that the system needs is not installed: before anything is computed."""
+
+    @classmethod
     def settings_of(cls, config: Config) -> Any:
         """The system's own settings, checked. Raises UsageError for one that it does not have."""
         return from_dict(cls.Settings, dict(config.settings), f"settings of {cls.name}")
@@ -171,6 +175,14 @@ def at_least(least: float, **values: float) -> None:
     for name, value in values.items():
         if not value >= least:
             raise UsageError(f"{name}: {value} must be at least {least:g}.")
+
+
+def check_transformer(width: int, heads: int, dropout: float) -> None:
+    """Raises UsageError where the width does not divide by 4 and by the heads, or the dropout is no probability."""
+    if width % 4 or width % heads:
+        raise UsageError(f"width: {width} must divide by 4 and by heads ({heads}).")
+    if not 0 <= dropout < 1:
+        raise UsageError(f"dropout: {dropout} must be in [0, 1).")
 
 
 def check_side(side: int) -> None:

@@ -16,7 +16,7 @@ from unias.config import Config
 from unias.errors import UsageError
 from unias.systems.base import Found, Parts, Seen, System, at_least, check_side, config_of, shrunk
 from unias.systems.corruption import SometimesCorrupted, Textures
-from unias.systems.from_anomalib import draem_nets
+from unias.systems.from_anomalib import draem_nets, require_anomalib
 from unias.training.batches import Batch
 
 PUBLISHED_SIDE, POOLED = 256, 21  # the score is the highest mean of so many pixels squared, at that side
@@ -62,6 +62,10 @@ class DRAEMSystem(System):
         self.reconstructive, self.discriminative = draem_nets(settings.reconstructive, settings.discriminative)
         self.apply(_start)
         self.to(memory_format=torch.channels_last)
+
+    @classmethod
+    def require(cls) -> None:
+        require_anomalib("draem")
 
     @classmethod
     def presets(cls) -> dict[str, Config]:

@@ -6,6 +6,7 @@ Neither its engine nor its data sets nor its losses: its DRAEM loss gives normal
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import warnings
 from typing import Any
 
@@ -14,6 +15,14 @@ from torch import nn
 from unias.errors import MissingError, UsageError
 
 WIDE = {"wide_resnet50_2": 128, "wide_resnet101_2": 128}  # width of a group in the authors' bottleneck
+
+
+def require_anomalib(wanted_by: str) -> None:
+    """Raises MissingError where it is not installed; does not import it, which takes seconds."""
+    if importlib.util.find_spec("anomalib") is None:
+        raise MissingError(
+            f'{wanted_by} takes its nets from anomalib, which is not here. Run: pip install "unias[bench]"'
+        )
 
 
 def _module(name: str, wanted_by: str) -> Any:

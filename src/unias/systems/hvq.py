@@ -13,7 +13,7 @@ from torch import Tensor
 
 from unias.config import Config
 from unias.presets import SOURCE_BACKBONE
-from unias.systems.base import SCHEDULES, Found, Parts, Seen, System, at_least, config_of, one_of
+from unias.systems.base import SCHEDULES, Found, Parts, Seen, System, at_least, check_transformer, config_of, one_of
 from unias.systems.nets.hvq import TRANSPORT, HVQOutput, HVQTrans
 from unias.systems.nets.tokens import enlarged, pooled_score
 from unias.training.batches import Batch
@@ -36,6 +36,7 @@ class HVQSettings:
 
     def __post_init__(self) -> None:
         one_of("schedule", self.schedule, SCHEDULES)
+        check_transformer(self.width, max(1, self.heads), self.dropout)
         one_of("start", self.start, ("ones", "authors"))
         at_least(1, width=self.width, heads=self.heads, ffn=self.ffn, codes=self.codes)
         at_least(0, transport=self.transport)

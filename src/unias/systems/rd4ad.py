@@ -38,6 +38,7 @@ class RD4ADSettings:
     def __post_init__(self) -> None:
         one_of("schedule", self.schedule, SCHEDULES)
         at_least(1, width=self.width, depth=self.depth)
+        at_least(0.1, sigma=self.sigma)
 
 
 class Mirror(nn.Module):

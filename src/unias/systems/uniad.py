@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from unias.config import Config
+from unias.errors import UsageError
 from unias.presets import SOURCE_BACKBONE
-from unias.systems.base import SCHEDULES, Found, Parts, Seen, System, at_least, config_of, one_of
+from unias.systems.base import SCHEDULES, Found, Parts, Seen, System, at_least, check_transformer, config_of, one_of
 from unias.systems.nets.tokens import enlarged, pooled_score
 from unias.systems.nets.uniad import UniAD, UniADOutput
 from unias.training.batches import Batch
@@ -32,6 +33,7 @@ class UniADSettings:
 
     def __post_init__(self) -> None:
         one_of("schedule", self.schedule, SCHEDULES)
+        check_transformer(self.width, max(1, self.heads), self.dropout)
         at_least(1, width=self.width, heads=self.heads, ffn=self.ffn, layers=self.layers, window=self.window)
 
 
@@ -45,6 +47,11 @@ class UniADSystem(System):
 
     def __init__(self, settings: UniADSettings, parts: Parts) -> None:
         super().__init__(settings, parts)
+        if settings.window % 2 == 0 or settings.window >= parts.size // 16:
+            raise UsageError(
+                f"window: {settings.window} must be odd and below the {parts.size // 16} tokens along a side, or the middle one "
+                "sees nothing. Choose a smaller window or larger photos."
+            )
         self.clip = settings.clip
         self.net = UniAD(
             sum(parts.channels.values()),
