@@ -168,6 +168,7 @@ def test_goes_on_where_it_was(fake: list[list[str]], tmp_path: Path) -> None:
     assert fake[1][-1] == "--resume"
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(TrainingError, match=r"a: unias train ended with exit code 3: .*nowhere"):
         perform([Job("a", ())], tmp_path / "nowhere", tmp_path, [], QUIET)

@@ -33,7 +33,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "hvq": {"width": 32, "ffn": 32, "codes": 8},
 }
 needs_anomalib = pytest.mark.skipif(importlib.util.find_spec("anomalib") is None, reason="needs unias[bench]")
-EVERY = [pytest.param(name, marks=[needs_anomalib, pytest.mark.slow] if name == "draem" else []) for name in BUILT_IN]
+MARKS = {"draem": [needs_anomalib, pytest.mark.slow], "destseg": [pytest.mark.slow], "hvq": [pytest.mark.slow]}
+EVERY = [pytest.param(name, marks=MARKS.get(name, [])) for name in BUILT_IN]
 Fit = Callable[..., tuple[Path, unias.Model]]
 
 
