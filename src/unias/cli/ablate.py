@@ -34,7 +34,7 @@ def ablate(
         minutes=minutes,
         seed=seed,
         subsets=options.files(subset),
-        common=["--device", device, *(["--threads", str(threads)] if threads else []), *(["-q"] if quiet else [])],
+        common=options.common(device, threads, quiet),
         progress=options.progress(quiet),
     )
     lines = []

@@ -33,7 +33,6 @@ def compare(
 
     if published not in (None, "mvtec", "visa"):
         raise UsageError(f"--published: {published!r} is neither mvtec nor visa.")
-    common = ["--device", device, *(["--threads", str(threads)] if threads else []), *(["-q"] if quiet else [])]
     document = run(
         data,
         output,
@@ -44,7 +43,7 @@ def compare(
         subsets=options.files(subset),
         textures=None if textures is None else str(textures),
         show_published=published,
-        common=common,
+        common=options.common(device, threads, quiet),
         progress=options.progress(quiet),
     )
     lines = []

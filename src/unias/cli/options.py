@@ -26,6 +26,11 @@ def progress(quiet: bool) -> Any:
     return Progress("silent" if quiet else "auto")
 
 
+def common(device: str, threads: int | None, quiet: bool) -> list[str]:
+    """The arguments that a study hands on to every command it runs."""
+    return ["--device", device, *(["--threads", str(threads)] if threads else []), *(["-q"] if quiet else [])]
+
+
 def answer(as_json: bool, outcome: dict[str, Any], text: str) -> None:
     """The last word of a command, on standard output."""
     if as_json:

@@ -24,7 +24,7 @@ from unias.memory import peak_memory
 from unias.progress import Progress
 from unias.runtime import pick_precision, stamp
 from unias.systems.detector import SystemDetector
-from unias.training.batches import Batches, TurnedFeatures, turned_rows
+from unias.training.batches import Batches, CachedBatches, ImageBatches, StepDataset, TurnedFeatures, turned_rows
 from unias.training.budget import Budget
 from unias.training.features import Features, Pixels
 from unias.training.loop import Outcome, Trainer, build_fabric
@@ -196,6 +196,19 @@ class TrainingRun:
             more = Features(samples, self.backbone, self.config, self.device, self.progress, turns)
             arrays = more.fill("features of turned photos")
             self.turned = TurnedFeatures(arrays, self.trained.samples, self.augmentation)
+
+    def batches(self, workers: int) -> Batches:
+        """What steps see: cached features, or photos through the backbone."""
+        train = self.config.train
+        if self.trained.arrays is not None:
+            names = [str(sample.path) for sample in self.trained.samples]
+            return CachedBatches(
+                self.trained.arrays, names, self.indices(), train.batch_size, train.seed, self.device, self.turned
+            )
+        steps = StepDataset(
+            self.trained.samples, self.config.size, self.config.bits, self.augmentation, train.batch_size, train.seed
+        )
+        return ImageBatches(steps, self.backbone, self.device, workers)
 
     def _also(self) -> str:
         """What --steps needs beside it to repeat this run."""

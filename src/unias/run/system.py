@@ -23,7 +23,7 @@ from unias.systems.base import System
 from unias.systems.detector import SystemDetector
 from unias.systems.registry import find, title
 from unias.systems.task import SystemTask
-from unias.training.batches import Batch, Batches, CachedBatches, ImageBatches, StepDataset
+from unias.training.batches import Batch, Batches
 from unias.training.features import Features, Pixels
 from unias.training.loop import Outcome
 from unias.training.pixels import PixelBatches
@@ -128,15 +128,7 @@ class SystemRun(TrainingRun):
             return PixelBatches(
                 self.trained, self.indices(), self.augmentation, corruption, train.batch_size, train.seed
             )
-        if self.trained.arrays is not None:
-            names = [str(sample.path) for sample in self.trained.samples]
-            return CachedBatches(
-                self.trained.arrays, names, self.indices(), train.batch_size, train.seed, self.device, self.turned
-            )
-        steps = StepDataset(
-            self.trained.samples, self.config.size, self.config.bits, self.augmentation, train.batch_size, train.seed
-        )
-        return ImageBatches(steps, self.backbone, self.device, workers)
+        return self.batches(workers)
 
     @torch.inference_mode()
     def _one_pass(self, detector: SystemDetector) -> Outcome:

@@ -16,7 +16,6 @@ from unias.maps.statistics import pool
 from unias.progress import Progress
 from unias.run.base import STATISTICS_PHOTOS, TrainingRun
 from unias.runtime import keep_freed_memory, seed_everything
-from unias.training.batches import Batches, CachedBatches, ImageBatches, StepDataset
 from unias.training.features import Features, fit_standardize
 from unias.training.loop import Outcome
 from unias.training.task import UniASTask
@@ -37,7 +36,7 @@ class UniASRun(TrainingRun):
         if config.model.standardize:
             fit_standardize(detector.unias, self.trained.batches("feature statistics"))
         task = UniASTask(detector.unias, config.train)
-        outcome = self.train(task, detector, self._batches(workers), home, resume, loggers)
+        outcome = self.train(task, detector, self.batches(workers), home, resume, loggers)
         return outcome, detector.eval()
 
     def fit_statistics(self, detector: Detector) -> None:
@@ -63,18 +62,6 @@ class UniASRun(TrainingRun):
         fitted = fitted if detector.config.fusion == "mean" else 0
         uncached = (len(self.trained.samples) + fitted) * a_backbone if self.trained.arrays is None else 0.0
         return fitted * a_photo + uncached + len(self.held.samples) * (a_photo + a_backbone) + 4.0
-
-    def _batches(self, workers: int) -> Batches:
-        train = self.config.train
-        if self.trained.arrays is not None:
-            names = [str(sample.path) for sample in self.trained.samples]
-            return CachedBatches(
-                self.trained.arrays, names, self.indices(), train.batch_size, train.seed, self.device, self.turned
-            )
-        steps = StepDataset(
-            self.trained.samples, self.config.size, self.config.bits, self.augmentation, train.batch_size, train.seed
-        )
-        return ImageBatches(steps, self.backbone, self.device, workers)
 
 
 @torch.inference_mode()
