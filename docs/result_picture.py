@@ -16,7 +16,7 @@ import unias
 from unias.data.layouts import scan
 from unias.data.masks import load_mask, resize_mask
 from unias.evaluation.metrics import dice_per_sample
-from unias.report.figures import case_strip
+from unias.inference.pictures import case_strip
 
 PRODUCT, MOST = "magnetic_tile", 3
 SIDE = 190
@@ -32,10 +32,10 @@ def main(model_folder: str, data: str) -> None:
         for sample, result in zip(chosen, model.predict([s.path for s in chosen], image=True), strict=True):
             if result.ok:
                 continue
-            mask = resize_mask(load_mask(sample.mask, result.size), result.anomaly_map.shape)
-            dice = float(dice_per_sample(mask[None], result.pred_mask[None])[0])
+            mask = resize_mask(load_mask(sample.mask, result.size), result.model_map.shape)
+            dice = float(dice_per_sample(mask[None], result.model_mask[None])[0])
             found.append(
-                (dice, case_strip(result.image, result.anomaly_map, mask, result.pred_mask, (0, 2 * result.cut), SIDE))
+                (dice, case_strip(result.image, result.model_map, mask, result.model_mask, (0, 2 * result.cut), SIDE))
             )
         if found:
             found.sort(key=lambda pair: pair[0])

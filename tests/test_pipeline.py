@@ -123,8 +123,8 @@ def test_loaded_model_predicts_what_the_trained_one_did(
     copy = unias.load(tmp_path / "copy", device="cpu")
     for path in photos[:4]:
         first, second, third = trained.model.predict(path), model.predict(path), copy.predict(path)
-        assert np.array_equal(first.anomaly_map, second.anomaly_map)
-        assert np.array_equal(first.anomaly_map, third.anomaly_map)
+        assert np.array_equal(first.model_map, second.model_map)
+        assert np.array_equal(first.model_map, third.model_map)
         assert (first.raw_score, first.cut, first.ok) == (second.raw_score, second.cut, second.ok)
 
 
@@ -142,20 +142,20 @@ def test_one_photo_gives_one_result_whatever_it_comes_as(model: Model, photo: Pa
     for source in sources:
         result = model.predict(source)
         assert isinstance(result, Result), type(source)
-        assert np.array_equal(result.anomaly_map, expected.anomaly_map), type(source)
+        assert np.array_equal(result.model_map, expected.model_map), type(source)
         assert result.path == (photo if isinstance(source, str) else None)
-    assert expected.anomaly_map.dtype == np.float32
-    assert expected.anomaly_map.shape == expected.pred_mask.shape == (128, 128)
-    assert expected.raw_score == float(expected.anomaly_map.max())
+    assert expected.model_map.dtype == np.float32
+    assert expected.model_map.shape == expected.model_mask.shape == (128, 128)
+    assert expected.raw_score == float(expected.model_map.max())
     assert expected.size == (96, 96)
 
 
 def test_grey_is_three_equal_channels(model: Model, photo: Path) -> None:
     with Image.open(photo) as picture:
         grey = np.array(picture.convert("L"))
-    expected = model.predict(np.repeat(grey[..., None], 3, axis=2)).anomaly_map
+    expected = model.predict(np.repeat(grey[..., None], 3, axis=2)).model_map
     for source in (grey, grey[..., None], Image.fromarray(grey)):
-        assert np.array_equal(model.predict(source).anomaly_map, expected)
+        assert np.array_equal(model.predict(source).model_map, expected)
 
 
 def test_sixteen_bits_are_divided_by_the_full_range(model: Model, photo: Path) -> None:
@@ -164,10 +164,10 @@ def test_sixteen_bits_are_divided_by_the_full_range(model: Model, photo: Path) -
     deep = grey.astype(np.uint16) * 257
     file = io.BytesIO()
     Image.fromarray(deep).save(file, format="PNG")
-    expected = model.predict(deep).anomaly_map
-    assert np.array_equal(model.predict(file.getvalue()).anomaly_map, expected)
-    assert np.array_equal(model.predict(deep.astype(np.float32) / np.float32(65535)).anomaly_map, expected)
-    shallow = model.predict(grey).anomaly_map  # the same picture, but resized in steps of 1 / 255
+    expected = model.predict(deep).model_map
+    assert np.array_equal(model.predict(file.getvalue()).model_map, expected)
+    assert np.array_equal(model.predict(deep.astype(np.float32) / np.float32(65535)).model_map, expected)
+    shallow = model.predict(grey).model_map  # the same picture, but resized in steps of 1 / 255
     assert np.abs(shallow - expected).max() < 0.1 * expected.max()
 
 
@@ -232,7 +232,7 @@ def test_batch_is_single(model: Model, photos: list[Path]) -> None:
     singles = [model.predict(path) for path in photos]
     for size in (3, 8):
         for one, many in zip(singles, model.predict(photos, batch_size=size), strict=True):
-            assert alike(one.anomaly_map, many.anomaly_map)
+            assert alike(one.model_map, many.model_map)
             assert one.product == many.product
 
 
@@ -253,8 +253,8 @@ def test_product_can_be_said(model: Model, photo: Path) -> None:
 
 
 def check_verdict(result: Result) -> None:
-    assert result.ok == (not result.pred_mask.any()) == (result.pred_score <= 0.5) == (result.raw_score <= result.cut)
-    assert result.full_mask().any() == result.pred_mask.any()
+    assert result.ok == (not result.model_mask.any()) == (result.pred_score <= 0.5) == (result.raw_score <= result.cut)
+    assert result.pred_mask.any() == result.model_mask.any()
     assert 0 <= result.pred_score < 1
 
 
@@ -282,7 +282,7 @@ def test_verdict_next_to_the_cut(trained: Any, photo: Path, side: str) -> None:
 
 
 @pytest.mark.parametrize("shape", [(60, 150), (300, 40), (16, 16)])
-def test_full_mask_has_the_photos_own_size(trained: Any, photo: Path, shape: tuple[int, int]) -> None:
+def test_pred_mask_has_the_photos_own_size(trained: Any, photo: Path, shape: tuple[int, int]) -> None:
     stored = trained.model._stored
     with Image.open(photo) as picture:
         resized = np.array(picture.resize(shape[::-1]))
@@ -291,8 +291,8 @@ def test_full_mask_has_the_photos_own_size(trained: Any, photo: Path, shape: tup
     products = tuple(dataclasses.replace(p, cut=dataclasses.replace(p.cut, value=cut)) for p in stored.products)
     result = Model(dataclasses.replace(stored, products=products)).predict(resized)
     assert result.size == shape
-    assert result.full_mask().shape == shape
-    assert result.full_mask().dtype == np.bool_
+    assert result.pred_mask.shape == shape
+    assert result.pred_mask.dtype == np.bool_
     check_verdict(result)
 
 
@@ -305,7 +305,7 @@ def test_levels_and_picture_on_request(model: Model, photo: Path) -> None:
     assert all(m.shape == (128, 128) and m.dtype == np.float32 and (m >= 0).all() for m in full.level_maps.values())
     assert full.image is not None
     assert (full.image.shape, full.image.dtype) == ((128, 128, 3), np.uint8)
-    assert np.array_equal(full.anomaly_map, plain.anomaly_map)
+    assert np.array_equal(full.model_map, plain.model_map)
 
 
 def test_an_unreadable_photo_among_others(model: Model, photos: list[Path], tmp_path: Path) -> None:

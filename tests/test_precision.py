@@ -75,7 +75,7 @@ def test_unknown_name(command: str, cli: Any, model_folder: Path, tiny_data: Pat
 
 def test_maps_are_close_and_not_equal(model: Model, half_model: Model, photo: Path) -> None:
     full, half = model.predict(photo, levels=True), half_model.predict(photo, levels=True)
-    pairs = [(full.anomaly_map, half.anomaly_map)]
+    pairs = [(full.model_map, half.model_map)]
     pairs += [(full.level_maps[level], half.level_maps[level]) for level in full.level_maps]
     for one, other in pairs:
         assert other.dtype == np.float32

@@ -5,7 +5,7 @@
     model = unias.train("photos", "model", minutes=20)
     result = model.predict("new-photo.png")
     print(result.product, result.ok, result.pred_score)
-    mask = result.full_mask()
+    mask = result.pred_mask
 
 Names are loaded when they are first used, so that ``import unias`` stays fast and never touches the network.
 """

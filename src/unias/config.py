@@ -164,6 +164,24 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
+class CalibrationConfig:
+    """When is a part bad, without a defect photo (issue 6)."""
+
+    false_alarms: float = 0.05  # share of good photos that may fail, wished; what n held-out photos allow is told
+    min_area: int = 1  # pixels of the model's map that a region must have to count
+    lower_quantile: float = 0.99  # of good training photos' pixels: marked regions are grown down to it
+    unknown_reach: float = (
+        1.5  # times the distance of the farthest good photo: beyond it a photo is of no known product
+    )
+
+    def __post_init__(self) -> None:
+        if not 0 < self.false_alarms < 1 or not 0 < self.lower_quantile < 1:
+            raise UsageError("false_alarms and lower_quantile must lie between 0 and 1.")
+        if self.min_area < 1 or not self.unknown_reach > 0:
+            raise UsageError("min_area must be at least 1, unknown_reach above 0.")
+
+
+@dataclass(frozen=True)
 class Config:
     """All of it: what ``config.yaml`` of a model holds."""
 
@@ -175,6 +193,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     maps: MapConfig = field(default_factory=MapConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
     settings: dict[str, Any] = field(default_factory=dict)  # of a system other than UniAS, which checks them itself
 
     def __post_init__(self) -> None:

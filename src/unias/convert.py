@@ -11,13 +11,14 @@ import torch
 
 from unias.api import check_output
 from unias.backbones.timm_backbone import FrozenBackbone, build_backbone, create_network, freeze
-from unias.calibration.cuts import Cut
+from unias.calibration.cuts import unpromised
 from unias.config import BackboneConfig, Config
 from unias.data.layouts import require_training, scan
 from unias.data.split import hold_out_products
 from unias.errors import DataError
 from unias.inference.predictor import Model
-from unias.inference.store import ProductInfo, StoredModel, build_detector, save_model
+from unias.inference.products import ProductInfo
+from unias.inference.store import StoredModel, build_detector, save_model
 from unias.model.convert import convert_backbone, convert_head, read_released, split_released
 from unias.presets import PRESETS
 from unias.progress import Progress
@@ -58,7 +59,7 @@ def convert_checkpoint(
     if data is None:
         detector = build_detector(config, ("any",), backbone).to(place)
         convert_head(head, detector.unias, str(checkpoint))
-        products: tuple[ProductInfo, ...] = (ProductInfo("any", Cut(HIGHEST, 0, 1.0, provisional=True)),)
+        products: tuple[ProductInfo, ...] = (ProductInfo("any", unpromised(HIGHEST)),)
     else:
         dataset = scan(data)
         require_training(dataset)
@@ -67,10 +68,7 @@ def convert_checkpoint(
         detector = build_detector(config, dataset.products, backbone).to(place)
         convert_head(head, detector.unias, str(checkpoint))
         run = UniASRun(dataset, split, config, backbone, place, progress, started)
-        products = tuple(
-            dataclasses.replace(p, cut=dataclasses.replace(p.cut, provisional=True, false_alarm_rate=1.0))
-            for p in run.calibrate(detector.eval())
-        )
+        products = tuple(dataclasses.replace(p, cut=unpromised(p.cut.value)) for p in run.calibrate(detector.eval()))
     stored = StoredModel(detector.eval(), config, products, record)
     save_model(home, stored)
     return Model(stored)

@@ -149,7 +149,7 @@ def test_released_checkpoint_becomes_a_model(cli: Any, released: Released, tiny_
     assert converted.config.size == 128
     result = converted.predict(photo)
     assert expected.max() > 0
-    assert np.allclose(result.anomaly_map, expected, rtol=1e-4, atol=1e-5 * expected.max())
+    assert np.allclose(result.model_map, expected, rtol=1e-4, atol=1e-5 * expected.max())
     assert (result.product, result.ok) == ("any", True)
 
     bare = cli(
@@ -157,7 +157,7 @@ def test_released_checkpoint_becomes_a_model(cli: Any, released: Released, tiny_
     )
     assert bare.code == 0, bare.err
     again = unias.load(tmp_path / "bare", device="cpu").predict(photo)
-    assert np.array_equal(again.anomaly_map, result.anomaly_map)
+    assert np.array_equal(again.model_map, result.model_map)
 
     second = cli("convert", released.folder / "whole.pth", "-o", tmp_path / "model")
     assert second.code == 3

@@ -64,7 +64,7 @@ def test_figures_are_those_of_the_maps(evaluated: Any, model: Any, tiny_data: Pa
     for name in ("Dichtung groß", "plaque gravée"):
         samples = scan(tiny_data).test(name)
         results = [model.predict(sample.path) for sample in samples]
-        maps = np.stack([result.anomaly_map for result in results])
+        maps = np.stack([result.model_map for result in results])
         masks = np.stack(
             [resize_mask(read_mask(s.mask), 128) if s.mask else np.zeros((128, 128), bool) for s in samples]
         )

@@ -67,7 +67,7 @@ def test_predict_writes_a_row_and_pictures_for_each_photo(predicted: Any, variou
         assert (row["product"], row["ok"]) == (result.product, result.ok)
         for key in ("raw_score", "pred_score", "cut"):
             assert row[key] == pytest.approx(getattr(result, key), rel=1e-5)
-        assert row["defect_area"] == pytest.approx(result.pred_mask.mean(), abs=1e-3)
+        assert row["defect_area"] == pytest.approx(result.model_mask.mean(), abs=1e-3)
         with Image.open(out / row["mask"]) as picture:
             mask = np.array(picture)
         assert mask.shape == result.size

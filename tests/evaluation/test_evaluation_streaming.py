@@ -24,9 +24,9 @@ from unias.evaluation import metrics, radix, streaming
 from unias.evaluation.keys import DistinctKeys, keys_of, scores_of
 from unias.evaluation.protocol import KEYS, evaluate_class
 from unias.evaluation.radix import Cells
-from unias.evaluation.regions import region_runs
 from unias.evaluation.spool import Photo, Spool, chunks
 from unias.evaluation.streaming import AIM, ERROR, EXACT, HISTOGRAM, Batch, ClassFigures, ClassStream, evaluate_stream
+from unias.maps.regions import region_runs
 
 BOUNDED = ("pap", "pixel_auroc", "aupro")
 CUT = 0.9

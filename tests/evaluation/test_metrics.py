@@ -15,7 +15,8 @@ from skimage.measure import label as skimage_label
 from sklearn import metrics as sk
 
 from unias.errors import DataError
-from unias.evaluation import metrics, regions
+from unias.evaluation import metrics
+from unias.maps import regions
 
 # Labels and scores with many ties, both kinds of label present.
 TABLES = st.integers(2, 60).flatmap(

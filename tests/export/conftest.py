@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from unias.calibration.cuts import highest_cut
+from unias.calibration.cuts import rank_cut
 from unias.config import BackboneConfig, Config
 from unias.data.layouts import scan
 from unias.data.split import hold_out_products
-from unias.inference.store import ProductInfo, StoredModel, build_detector, save_model
+from unias.inference.products import ProductInfo
+from unias.inference.store import StoredModel, build_detector, save_model
 
 ENGINES = ("onnx", "openvino", "torch")
 PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("onnx", "onnxscript", "openvino"), "torch": ()}
@@ -77,4 +78,4 @@ def export_of(small_model: Path, tiny_data: Path, tmp_path_factory: pytest.TempP
 
 @pytest.fixture
 def bare_product() -> ProductInfo:
-    return ProductInfo("part", highest_cut([1.0]))
+    return ProductInfo("part", rank_cut([1.0], 0.05))

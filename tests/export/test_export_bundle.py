@@ -117,7 +117,7 @@ def test_of_an_export(export_of: Callable[[str], Path], tiny_data: Path, tmp_pat
     assert "openvino" not in needed
     photo = next(tiny_data.glob("*/test/hole/*.png"))
     ours, theirs = (unias.load(folder).predict(photo) for folder in (export_of("onnx"), tmp_path / "line"))
-    assert np.array_equal(ours.anomaly_map, theirs.anomaly_map)
+    assert np.array_equal(ours.model_map, theirs.model_map)
 
 
 def test_wheels_go_in(small_model: Path, tmp_path: Path) -> None:

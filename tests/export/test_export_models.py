@@ -53,11 +53,11 @@ def test_predicts_as_the_trained_model(engine: str, export_of: Export, small_mod
                 ours.cut,
                 ours.size,
             )
-            near(theirs.anomaly_map, ours.anomaly_map)
-            assert theirs.anomaly_map.dtype == np.float32
+            near(theirs.model_map, ours.model_map)
+            assert theirs.model_map.dtype == np.float32
             assert theirs.raw_score == pytest.approx(ours.raw_score, rel=FLOAT_LIMIT)
             assert theirs.pred_score == pytest.approx(ours.pred_score, rel=FLOAT_LIMIT)
-            assert theirs.ok == (not theirs.pred_mask.any())
+            assert theirs.ok == (not theirs.model_mask.any())
             assert set(theirs.level_maps) == set(ours.level_maps) == {4, 2}
             for level, values in ours.level_maps.items():
                 near(theirs.level_maps[level], values)
@@ -70,7 +70,7 @@ def test_product_may_be_said(engine: str, export_of: Export, small_model: Path, 
     for info in trained.products:
         ours, theirs = (model.predict(photos[0], product=info.name) for model in (trained, exported))
         assert theirs.product == info.name
-        near(theirs.anomaly_map, ours.anomaly_map)
+        near(theirs.model_map, ours.model_map)
 
 
 def near(found: Any, wanted: Any) -> None:
@@ -223,8 +223,8 @@ def test_deep_photos(small_model: Path, deep_data: Path, photos: list[Path], exp
     assert made.info.pixels == "float32"
     trained, exported = unias.load(small_model, "cpu"), unias.load(tmp_path / "deep")
     for photo in (deep, photos[0]):
-        near(exported.predict(photo).anomaly_map, trained.predict(photo).anomaly_map)
-    assert np.abs(trained.predict(deep).anomaly_map - trained.predict(shallow(deep)).anomaly_map).max() > 0
+        near(exported.predict(photo).model_map, trained.predict(photo).model_map)
+    assert np.abs(trained.predict(deep).model_map - trained.predict(shallow(deep)).model_map).max() > 0
 
 
 def shallow(path: Path) -> np.ndarray:

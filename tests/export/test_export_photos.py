@@ -13,7 +13,7 @@ from unias.data.decode import load_input
 from unias.data.layouts import Sample, scan
 from unias.errors import DataError
 from unias.export.photos import drawn_pictures, good_photos, read_inputs, spread, training_photos, with_defects
-from unias.inference.store import ProductInfo
+from unias.inference.products import ProductInfo
 
 
 def test_training_and_held_out_photos(small_model: Path, tiny_data: Path) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from unias.inference import pictures
 from unias.report import figures
 
 
@@ -18,13 +19,13 @@ def photo(height: int = 20, width: int = 30) -> np.ndarray:
 
 def test_colour_table_is_turbo() -> None:
     expected = (matplotlib.colormaps["turbo"](np.arange(256))[:, :3] * 255).round()
-    assert np.abs(expected - figures.COLOURS.astype(float)).max() < 12  # 17 anchors, straight lines between
+    assert np.abs(expected - pictures.COLOURS.astype(float)).max() < 12  # 17 anchors, straight lines between
 
 
 def test_overlay_leaves_the_normal_and_colours_the_anomalous() -> None:
     values = np.zeros((20, 30), dtype=np.float32)
     values[5, 6], values[7, 8] = 1.0, 99.0  # beyond vmax is clipped
-    picture = figures.overlay(photo(), values, vmax=1.0)
+    picture = pictures.overlay(photo(), values, vmax=1.0)
     assert picture.dtype == np.uint8
     assert picture.shape == (20, 30, 3)
     assert (picture[0, 0] == 128).all()
@@ -34,27 +35,27 @@ def test_overlay_leaves_the_normal_and_colours_the_anomalous() -> None:
 
 @pytest.mark.parametrize("vmax", [0.0, float("nan"), -1.0])
 def test_an_empty_colour_scale_colours_nothing(vmax: float) -> None:
-    assert (figures.overlay(photo(), np.ones((20, 30), dtype=np.float32), vmax=vmax) == 128).all()
+    assert (pictures.overlay(photo(), np.ones((20, 30), dtype=np.float32), vmax=vmax) == 128).all()
 
 
 def test_outline_lies_just_outside() -> None:
     mask = np.zeros((11, 11), dtype=bool)
     mask[5, 5] = True
-    border = figures.outline(mask, width=1)
+    border = pictures.outline(mask, width=1)
     assert border.sum() == 8
     assert not border[5, 5]
-    assert not figures.outline(np.zeros((5, 5), dtype=bool)).any()
-    assert figures.outline(np.ones((9, 9), dtype=bool), width=2).sum() == 81 - 25
-    assert tuple(figures.contour(photo(11, 11), mask, width=1)[4, 4]) == figures.RED
+    assert not pictures.outline(np.zeros((5, 5), dtype=bool)).any()
+    assert pictures.outline(np.ones((9, 9), dtype=bool), width=2).sum() == 81 - 25
+    assert tuple(pictures.contour(photo(11, 11), mask, width=1)[4, 4]) == pictures.RED
 
 
 def test_a_pixel_survives_being_made_smaller() -> None:
     mask = np.zeros((1000, 800), dtype=bool)
     mask[333, 777] = True
-    smaller = figures.fit_mask(mask, 100)
+    smaller = pictures.fit_mask(mask, 100)
     assert smaller.shape == (100, 80)
     assert smaller.any()
-    larger = figures.fit_mask(mask[330:340, 770:780], 100)
+    larger = pictures.fit_mask(mask[330:340, 770:780], 100)
     assert larger.sum() == 100
 
 
@@ -62,11 +63,11 @@ def test_strips() -> None:
     values = np.random.default_rng(0).random((20, 30), dtype=np.float32)
     mask = values > 0.9
     for truth in (mask, None):
-        picture = figures.case_strip(photo(), values, truth, mask, (0.0, 1.0), side=60)
-        assert picture.shape == (40, 4 * 60 + 3 * figures.GAP, 3)
+        picture = pictures.case_strip(photo(), values, truth, mask, (0.0, 1.0), side=60)
+        assert picture.shape == (40, 4 * 60 + 3 * pictures.GAP, 3)
     levels = dict.fromkeys((1, 2, 3, 4), values)
-    assert figures.level_strip(levels, values, (0.0, 1.0), side=30).shape == (20, 5 * 30 + 4 * figures.GAP, 3)
-    assert Image.open(io.BytesIO(figures.jpeg(picture))).format == "JPEG"
+    assert pictures.level_strip(levels, values, (0.0, 1.0), side=30).shape == (20, 5 * 30 + 4 * pictures.GAP, 3)
+    assert Image.open(io.BytesIO(pictures.jpeg(picture))).format == "JPEG"
 
 
 def opened(data: bytes) -> Image.Image:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -160,12 +161,27 @@ def test_goes_on_where_it_was(fake: list[list[str]], tmp_path: Path) -> None:
         ["evaluate", str(home / "model"), "photos", "-o", str(home / "evaluation"), "--no-page", "--device", "cpu"],
     ]
     fake.clear()
+    (home / "result.json").unlink()
     (home / "evaluation" / "metrics.json").unlink()  # killed while it was evaluating
     (tmp_path / "runs" / "b" / "model" / "train_state").mkdir(parents=True)  # and one killed while it was training
     with pytest.raises(FileExistsError):
         perform(work, Path("photos"), tmp_path, [], QUIET)  # the stand-in makes its folder anew
     assert [words[0] for words in fake] == ["evaluate", "train"]
     assert fake[1][-1] == "--resume"
+
+
+def test_a_result_is_all_that_a_run_leaves_behind(fake: list[list[str]], tmp_path: Path) -> None:
+    """Models may be removed, or stay on another machine: what is done is not done again."""
+    work = [Job("a", ())]
+    first = perform(work, Path("photos"), tmp_path, [], QUIET)
+    fake.clear()
+    for part in ("model", "evaluation"):
+        shutil.rmtree(tmp_path / "runs" / "a" / part)
+    assert perform(work, Path("photos"), tmp_path, [], QUIET) == first
+    assert fake == []
+    (tmp_path / "runs" / "a" / "result.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(DataError, match=r"runs.a: cannot be read"):
+        perform(work, Path("photos"), tmp_path, [], QUIET)
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -46,9 +47,25 @@ def test_commands_run(tiny_data: Path, tmp_path: Path) -> None:
                 line = line.replace(long, short)
             if "patchcore" in line:  # it makes no steps
                 line = line.replace("--steps 2 ", "")
+        if "compare" in line:
+            compared = line
         run([sys.executable, "-m", *shlex.split(line)], tmp_path)
     assert (tmp_path / "uniad-report" / "index.html").is_file()
-    assert (tmp_path / "study" / "compare.md").is_file()
+    study = tmp_path / "study"
+    tables = (study / "compare.md").read_text(encoding="utf-8")
+    shown = (study / "index.html").read_text(encoding="utf-8")
+    models = sorted(study.glob("runs/*/model"))
+    pictures = shown.count("<img")
+    assert pictures
+    for left in range(len(models) - 1, -1, -1):  # models are removed: the tables stay, their maps go
+        shutil.rmtree(models[left])
+        run([sys.executable, "-m", *shlex.split(compared)], tmp_path)
+        assert (study / "compare.md").read_text(encoding="utf-8") == tables
+        fewer = (study / "index.html").read_text(encoding="utf-8").count("<img")
+        assert fewer < pictures
+        pictures = fewer
+    assert pictures == 0
+    assert "models are gone" in (study / "index.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow

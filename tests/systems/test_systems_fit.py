@@ -65,12 +65,12 @@ def test_trained_stored_and_read_back(system: str, fit: Fit, photo: Path, tmp_pa
     again = unias.load(folder, device="cpu")
     one, other = model.predict(photo), again.predict(photo)
     assert one.product == photo.parts[-4]
-    assert one.anomaly_map.shape == (128, 128)
-    assert float(one.anomaly_map.min()) >= 0
-    assert np.ptp(one.anomaly_map) > 0
-    assert np.array_equal(one.anomaly_map, other.anomaly_map)
+    assert one.model_map.shape == (128, 128)
+    assert float(one.model_map.min()) >= 0
+    assert np.ptp(one.model_map) > 0
+    assert np.array_equal(one.model_map, other.model_map)
     assert (one.raw_score, one.ok, one.cut) == (other.raw_score, other.ok, other.cut)
-    assert np.array_equal(one.pred_mask, (not one.ok) & (one.anomaly_map.astype(np.float64) > one.cut))
+    assert np.array_equal(one.model_mask, (not one.ok) & (one.model_map.astype(np.float64) > one.cut))
     settings = load_config(folder / "config.yaml").settings
     assert settings == {**find(system).presets()["small"].settings, **SMALL[system]}
     assert model.record["system"] == system
@@ -123,7 +123,7 @@ def test_cut_and_marks_follow_the_held_out_photos(fit: Fit, tiny_data: Path) -> 
     for product in model.products:
         results = [model.predict(tiny_data / key, product=product.name) for key in product.held_out]
         assert [r.raw_score for r in results] == pytest.approx(product.held_out_scores, rel=1e-5)
-        assert max(float(r.anomaly_map.max()) for r in results) == pytest.approx(product.cut.value, rel=1e-5)
+        assert max(float(r.model_map.max()) for r in results) == pytest.approx(product.cut.value, rel=1e-5)
         assert product.cut.value == max(product.held_out_scores)
 
 
@@ -143,7 +143,7 @@ def test_few_minutes_make_the_bank_smaller(fit: Fit) -> None:
 def test_mirror_of_a_resnet(fit: Fit, photo: Path) -> None:
     wishes: dict[str, Any] = {"backbone": "resnet18", "weights": "random"}
     _, model = fit("rd4ad", settings={"mirror": "resnet18"}, **wishes)
-    assert model.predict(photo).anomaly_map.shape == (128, 128)
+    assert model.predict(photo).model_map.shape == (128, 128)
     with pytest.raises(UsageError, match=r"rebuilds \[256, 512, 1024\] channels, the backbone has \[64, 128, 256\]"):
         fit("rd4ad", "other", settings={"mirror": "wide_resnet50_2"}, **wishes)
     with pytest.raises(UsageError, match="vgg16"):

@@ -22,11 +22,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unias.calibration.cuts import Cut
+from unias.calibration.cuts import unpromised
 from unias.data.decode import load_input, read_photo, to_display
 from unias.data.layouts import Dataset, Sample
 from unias.data.textures import TEXTURES, texture
-from unias.inference.store import ProductInfo, StoredModel
+from unias.inference.products import ProductInfo
+from unias.inference.store import StoredModel
 from unias.maps.detector import Detector
 from unias.maps.statistics import ProductStatistics, pool
 from unias.progress import Progress
@@ -133,9 +134,10 @@ def widen(stored: StoredModel, products: Sequence[Product], photos: int, progres
                 statistics.fit_levels(index, levels, detector.local, detector.config.local_spread)
             highest = float(detector.fuse(levels, torch.full((photos,), index)).max())
             like = stored.products[index % len(stored.products)]
-            infos.append(dataclasses.replace(like, name=product.name, cut=Cut(highest, 0, 1.0, provisional=True)))
+            infos.append(dataclasses.replace(like, name=product.name, cut=unpromised(highest)))
             advance(1, product.name)
-    statistics.fit_prototypes(torch.cat(pooled), torch.arange(len(names)).repeat_interleave(photos))
+    reach = stored.config.calibration.unknown_reach
+    statistics.fit_prototypes(torch.cat(pooled), torch.arange(len(names)).repeat_interleave(photos), reach)
     found = statistics.nearest(torch.cat(unseen))
     right = (found == torch.arange(len(names)).repeat_interleave(TESTED)).float().mean()
     kinds = {

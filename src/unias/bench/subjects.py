@@ -12,15 +12,15 @@ import torch
 
 from unias.backbones.timm_backbone import build_backbone
 from unias.bench.work import multiply_adds
-from unias.calibration.cuts import Cut
+from unias.calibration.cuts import unpromised
 from unias.config import Config
 from unias.errors import DataError, ExportError, MissingError, UniasError, UsageError
 from unias.export.photos import Photos, drawn_pictures, good_photos, spread, with_defects
 from unias.files import write_json, write_text, writing_folder
 from unias.inference.engines import GRAPH_FILES, INFO_FILE, ExportInfo, import_runtime, to_pixels
+from unias.inference.products import ProductInfo
 from unias.inference.store import (
     EXPORT_FILES,
-    ProductInfo,
     StoredModel,
     build_detector,
     card,
@@ -38,7 +38,7 @@ SETTLED = 24  # photos that a random backbone's batch norm is set by
 INSTALL = 'not installed: pip install "unias[export]"'
 RANDOM, TRAINED = "random weights", "trained"
 HIGH = 1e9  # a cut that nothing passes
-ANY = ProductInfo("any", Cut(value=HIGH, held_out=0, false_alarm_rate=1.0, provisional=True))
+ANY = ProductInfo("any", unpromised(HIGH))
 
 
 @dataclass
@@ -200,7 +200,7 @@ def untrained_export(subject: Subject, engine: str, folder: Path, progress: Prog
         info = ExportInfo(to, kind, stored.detector.unias.levels, report, {"not compared": RANDOM})
         write_settings(temporary, stored)
         write_json(temporary / INFO_FILE, dataclasses.asdict(info))
-        write_text(temporary / "card.md", card(stored, [product.name for product in stored.products]))
+        write_text(temporary / "card.md", card(stored))
         write_manifest(temporary, (*EXPORT_FILES, *GRAPH_FILES[to]))
     return folder
 

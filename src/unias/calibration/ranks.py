@@ -42,7 +42,11 @@ def promise(held_out: int, wished: float) -> Promise:
         raise ValueError(f"a false-alarm rate of {wished} is not between 0 and 1.")
     if held_out < 1:
         return Promise(wished, 0, 0, 1.0, 1.0, photos_for(wished))
-    rank = min(held_out, max(1, _whole(wished * (held_out + 1))))
+    return promise_at(min(held_out, max(1, _whole(wished * (held_out + 1)))), held_out, wished)
+
+
+def promise_at(rank: int, held_out: int, wished: float) -> Promise:
+    """What a cut at another rank promises, whatever was wished."""
     rate = rank / (held_out + 1)
     missing = 0 if rate <= wished * (1 + 1e-12) else photos_for(wished) - held_out
     return Promise(wished, held_out, rank, rate, beta_quantile(CONFIDENCE, rank, held_out + 1 - rank), missing)

@@ -37,6 +37,7 @@ def predict(
         load(model, device, precision), images, output, product, levels, options.progress(quiet)
     )
     text = f"{summary.photos} photos: {summary.ok} ok, {summary.failed} failed"
+    text += f" ({summary.unknown} of no known product)" if summary.unknown else ""
     text += f", {len(summary.unreadable)} unreadable" if summary.unreadable else ""
     options.answer(as_json, summary.as_dict(), f"{text}. Results: {output / 'results.csv'}")
     if summary.unreadable:

@@ -79,13 +79,19 @@ def train(
     )
     record = model.record
     lines = [
-        f"{p.name}: cut {p.cut.value:.6g} from {p.cut.held_out} held-out photos"
-        + (" (provisional)" if p.cut.provisional else f", {p.cut.false_alarm_rate:.1%} false alarms on average")
+        f"{p.name}: cut {p.cut.value:.6g} from {p.cut.held_out} held-out photos; {p.cut.describe()}"
         for p in model.products
     ]
     lines.append(f"{record['steps']} steps, {record['minutes']} minutes. Model: {output}")
     cuts = {
-        p.name: {"cut": p.cut.value, "held_out": p.cut.held_out, "provisional": p.cut.provisional}
+        p.name: {
+            "cut": p.cut.value,
+            "held_out": p.cut.held_out,
+            "provisional": p.cut.provisional,
+            "rate": p.cut.promise.rate,
+            "bound": p.cut.promise.bound,
+            "missing": p.cut.promise.missing,
+        }
         for p in model.products
     }
     options.answer(as_json, {"model": output, **record, "products": cuts}, "\n".join(lines))

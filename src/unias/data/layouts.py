@@ -3,7 +3,8 @@
 Layouts, product by product:
 
     mvtec   <product>/train/good, <product>/test/<good or defect>, <product>/ground_truth/<defect>/<name>_mask.png
-            (or <name>.png); without ground_truth too; the root may itself be one product; VisA re-laid is this
+            (or <name>.png); without ground_truth too; the root may itself be one product; VisA re-laid is this;
+            train/good may hold a folder for each recording session
     visa    <product>/Data/Images/{Normal,Anomaly}, <product>/Data/Masks/Anomaly, split_csv/1cls.csv
     plain   <product>/*.png: every photo is a good training photo
     flat    *.png: one product, named after the folder
@@ -208,6 +209,8 @@ class _Scan:
             for kind in self.folders(below):
                 photos = self.photos(kind)
                 defect = "good" if kind.name.casefold() == "good" else kind.name
+                if part == "train" and defect == "good":
+                    photos = [*photos, *(photo for session in self.folders(kind) for photo in self.photos(session))]
                 if part == "train" and defect != "good":
                     if photos:
                         self.warnings.append(f"{kind}: {_count(photos)} not used; training reads train/good alone.")

@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from unias.data.split import spaced
 from unias.errors import DataError
-from unias.evaluation.regions import region_of_pixels
+from unias.maps.regions import region_of_pixels
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]

@@ -104,7 +104,7 @@ def evaluate_class(
             "Give one map, mask, label and score a photo."
         )
     values = dict.fromkeys(KEYS, NAN)
-    values.update(image_figures(is_defect, image_scores, cut))
+    values.update(image_figures(is_defect, image_scores, None if cut is None else image_scores > cut))
     if masks is not None and photos:
         values.update(_pixel_figures(maps, masks, is_defect, valid, ranking))
         if cut is not None:
@@ -166,12 +166,13 @@ def metrics_document(
     return document
 
 
-def image_figures(is_defect: NDArray[np.bool_], scores: NDArray[np.float64], cut: float | None) -> dict[str, float]:
-    """The figures of ``IMAGE_KEYS``; arguments as in :func:`evaluate_class`."""
+def image_figures(
+    is_defect: NDArray[np.bool_], scores: NDArray[np.float64], failed: NDArray[np.bool_] | None
+) -> dict[str, float]:
+    """The figures of ``IMAGE_KEYS``. failed: (N,), the verdicts; None without a cut. The rest as in :func:`evaluate_class`."""
     ranking = PixelRanking(is_defect, scores)
     both = 0 < int(is_defect.sum()) < len(is_defect)  # with one kind alone AP and F1 are 1 by construction
     best = ranking.f1_max()
-    failed = None if cut is None else scores > cut
     return {
         "n_good": int((~is_defect).sum()),
         "n_defective": int(is_defect.sum()),

@@ -17,8 +17,8 @@ from typing import IO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from unias.evaluation.regions import Runs
 from unias.files import explain_os_error
+from unias.maps.regions import Runs
 
 Floats32 = NDArray[np.float32]
 Enlarge = Callable[[Floats32, tuple[int, int]], Floats32]

@@ -41,8 +41,8 @@ from unias.evaluation.metrics import (
 )
 from unias.evaluation.protocol import KEYS, dice_figures, evaluate_class, image_figures, mean_of
 from unias.evaluation.radix import Cells
-from unias.evaluation.regions import Runs, region_runs
 from unias.evaluation.spool import MEMORY, Enlarge, Photo, Spool, chunks
+from unias.maps.regions import Runs, region_runs
 
 ERROR = 1e-4  # promised of pap, pixel_auroc and aupro
 AIM = ERROR / 5  # bound at which the histogram is fine enough
@@ -62,12 +62,16 @@ class Batch(NamedTuple):
         masks: bool, (n, H, W), True = anomalous; None where the product has image-level truth only. H x W = h x w but where
             the stream has an ``enlarge``.
         is_defect: bool, (n,).  image_scores: (n,), higher is more anomalous.
+        failed: bool, (n,), the verdicts; None = failed where the score is above the stream's cut.
+        drawn: bool, shaped as the masks, what was marked in use; None = the map above the cut, in failed photos.
     """
 
     maps: NDArray[np.float32]
     masks: Bools | None
     is_defect: Bools
     image_scores: NDArray[np.float64]
+    failed: Bools | None = None
+    drawn: Bools | None = None
 
 
 @dataclass(frozen=True)
@@ -125,6 +129,7 @@ class ClassStream:
         self._masked: bool | None = None
         self._defect, self._score = array("b"), array("d")
         self._peak = array("f")
+        self._failed = array("b")
         self._cut = array("q")  # of each photo: pixels in mask and drawing at the cut, in the mask, in the drawing
 
     def __enter__(self) -> ClassStream:
@@ -154,11 +159,22 @@ class ClassStream:
 
     @property
     def dice_at_cut(self) -> NDArray[np.float64] | None:
-        """Dice of each photo with the cut's mask (map > cut, in failed photos only), (N,); None without masks."""
+        """Dice of each photo with what was drawn at the cut, (N,); None without masks."""
         return self._at_cut().dice() if self._masked else None
 
+    @property
+    def failed(self) -> Bools:
+        """(N,), the verdicts; all False without a cut."""
+        return np.array(self._failed, dtype=bool)
+
     def add(
-        self, maps: NDArray[np.float32], masks: Bools | None, is_defect: Bools, image_scores: NDArray[np.float64]
+        self,
+        maps: NDArray[np.float32],
+        masks: Bools | None,
+        is_defect: Bools,
+        image_scores: NDArray[np.float64],
+        failed: Bools | None = None,
+        drawn: Bools | None = None,
     ) -> None:
         """The next photos, all of one size (other sizes in other calls): see :class:`Batch`.
 
@@ -167,7 +183,12 @@ class ClassStream:
                 or not finite; the temporary file cannot be written.
         """
         photos = len(maps)
-        lengths = {photos, len(is_defect), len(image_scores), photos if masks is None else len(masks)}
+        lengths = {
+            photos,
+            len(is_defect),
+            len(image_scores),
+            *(len(part) for part in (masks, failed) if part is not None),
+        }
         alike = masks is None or self._enlarge is not None or masks.shape == maps.shape
         if len(lengths) > 1 or not alike or maps.dtype != np.float32:
             shape = None if masks is None else masks.shape
@@ -177,9 +198,19 @@ class ClassStream:
             )
         if photos and self._masked not in (None, masks is not None):
             raise DataError("one class: masks for some photos only. Give a mask for every photo, or none at all.")
+        if drawn is not None and (masks is None or drawn.shape != masks.shape):
+            raise DataError(f"one class: drawn masks {drawn.shape} do not fit the masks. Draw them at the masks' size.")
+        verdicts = failed
+        if verdicts is None:
+            verdicts = np.zeros(photos, dtype=bool) if self.cut is None else np.asarray(image_scores) > self.cut
         for place in range(photos):
+            self._failed.append(bool(verdicts[place]))
             self._append(
-                maps[place], None if masks is None else masks[place], bool(is_defect[place]), float(image_scores[place])
+                maps[place],
+                None if masks is None else masks[place],
+                bool(is_defect[place]),
+                float(image_scores[place]),
+                None if drawn is None else drawn[place],
             )
 
     def figures(self, chosen: Bools | None = None, curve: int = 0) -> ClassFigures:
@@ -196,29 +227,41 @@ class ClassStream:
         """The score that ``share`` of all pixels do not reach, to a hundredth of it: one reading. NaN without a photo."""
         return Cells.counted(_Photos(self._spool, np.arange(len(self)))).quantile(share) if len(self) else NAN
 
-    def _append(self, one: NDArray[np.float32], mask: Bools | None, is_defect: bool, score: float) -> None:
+    def _append(
+        self, one: NDArray[np.float32], mask: Bools | None, is_defect: bool, score: float, drawn: Bools | None
+    ) -> None:
         size = one.shape if mask is None else mask.shape
         whole = one if self._enlarge is None or one.shape == size else self._enlarge(one, (size[0], size[1]))
         peak = whole.max(initial=-np.inf)
         if not (np.isfinite(peak) and np.isfinite(whole.min(initial=np.inf))):
             raise DataError("maps: NaN or infinite values. Look for the photo or model that gave them.")
         runs = region_runs(mask) if mask is not None and mask.any() else NOTHING
-        both = drawn = 0
-        if self.cut is not None and score > self.cut:
-            marked = above(whole, self.cut).reshape(-1)
-            both, drawn = int(np.count_nonzero(marked[runs.places()])), int(np.count_nonzero(marked))
+        both = area = 0
+        if drawn is None and self.cut is not None and self._failed[-1]:
+            drawn = above(whole, self.cut)
+        if drawn is not None:
+            marked = drawn.reshape(-1)
+            both, area = int(np.count_nonzero(marked[runs.places()])), int(np.count_nonzero(marked))
         self._spool.append(one, (size[0], size[1]), runs)
         self._masked = mask is not None
         self._defect.append(is_defect)
         self._score.append(score)
         self._peak.append(peak)
-        self._cut.extend((both, int(runs.lengths.sum()), drawn))
+        self._cut.extend((both, int(runs.lengths.sum()), area))
 
     def _at_cut(self) -> Overlap:
         return Overlap(*np.array(self._cut, dtype=np.int64).reshape(-1, 3).T)
 
     def _image_values(self, places: NDArray[np.int64]) -> dict[str, float]:
-        return image_figures(self.is_defect[places], self.image_scores[places], self.cut)
+        failed = None if self.cut is None else self.failed[places]
+        return image_figures(self.is_defect[places], self.image_scores[places], failed)
+
+    def _cut_values(self, places: NDArray[np.int64]) -> dict[str, float]:
+        """What was drawn at the cut; needs no label."""
+        if self.cut is None:
+            return {}
+        dice = Overlap(*(part[places] for part in self._at_cut())).dice()
+        return {"dsc_cut": float(dice.mean()), "dsc_defective_cut": mean_of(dice[self.is_defect[places]])}
 
     def _exact(self, places: NDArray[np.int64], shapes: NDArray[np.int64], curve: int) -> ClassFigures:
         size = (len(places), *shapes.max(axis=0))
@@ -233,17 +276,15 @@ class ClassStream:
                 valid[row, :height, :width] = True
         ranking = PixelRanking(masks, maps) if valid is None else PixelRanking(masks[valid], maps[valid])
         is_defect, scores = self.is_defect[places], self.image_scores[places]
-        values = evaluate_class(maps, masks, is_defect, scores, self.cut, valid, ranking)
+        values = evaluate_class(maps, masks, is_defect, scores, None, valid, ranking)
+        values |= {**self._image_values(places), **self._cut_values(places)}
         drawn = ranking.curve(curve) if curve and len(ranking.positives) else None
         return ClassFigures(values, EXACT, curve=drawn)
 
     def _streamed(self, places: NDArray[np.int64], shapes: NDArray[np.int64], curve: int) -> ClassFigures:
-        is_defect, at_cut = self.is_defect[places], Overlap(*(part[places] for part in self._at_cut()))
-        areas, pixels = at_cut.truth, shapes.prod(axis=1)
-        values = {**dict.fromkeys(KEYS, NAN), **self._image_values(places)}
-        if self.cut is not None:
-            dice = at_cut.dice()
-            values["dsc_cut"], values["dsc_defective_cut"] = float(dice.mean()), mean_of(dice[is_defect])
+        is_defect, areas = self.is_defect[places], self._at_cut().truth[places]
+        pixels = shapes.prod(axis=1)
+        values = {**dict.fromkeys(KEYS, NAN), **self._image_values(places), **self._cut_values(places)}
         values["dsc_empty"] = float(np.mean(areas == 0))
         if is_defect.any():
             values["ar"] = float(areas[is_defect].sum() / pixels[is_defect].sum())

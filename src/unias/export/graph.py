@@ -24,7 +24,7 @@ INPUTS = ("pixels", "product")
 
 class PixelGraph(nn.Module):
     """pixels (N, S, S, 3), product (N,) int64 with -1 = not known -> (product_index (N,), anomaly_map (N, S, S),
-    raw_score (N,), one level map (N, S/2, S/2) a level, coarse to fine).
+    raw_score (N,), novelty (N,), one level map (N, S/2, S/2) a level, coarse to fine).
 
     Args:
         pixels: "uint8", or "float32" for values in [0, 1] where photos have more than 8 bits.
@@ -40,9 +40,10 @@ class PixelGraph(nn.Module):
         if self.pixels == "uint8":
             images = images.to(torch.float32) / 255
         features = self.detector.backbone(images)
-        nearest = self.detector.statistics.nearest(pool(features))
+        nearest, novelty = self.detector.statistics.recognise(pool(features))
         maps = self.detector.from_features(features, torch.where(product < 0, nearest, product))
-        return maps.product, maps.anomaly_map, maps.anomaly_map.amax(dim=(1, 2)), *maps.levels.values()
+        highest = maps.anomaly_map.amax(dim=(1, 2))
+        return maps.product, maps.anomaly_map, highest, novelty, *maps.levels.values()
 
 
 def inference_form(detector: Detector) -> Detector:

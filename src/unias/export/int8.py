@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from unias.calibration.cuts import highest_cut
+from unias.calibration.cuts import lower_cut, rank_cut, unpromised
 from unias.data.layouts import Sample
 from unias.errors import ExportError
 from unias.export import layers as parts
@@ -31,7 +31,9 @@ from unias.export.openvino import to_openvino
 from unias.export.photos import Photos, read_inputs, spread, training_photos, with_defects
 from unias.export.verify import Difference, compare, drawn_precision, maps_of
 from unias.inference.engines import ExportedDetector, ExportInfo, compile_openvino, output_names, to_pixels
-from unias.inference.store import ProductInfo, StoredModel
+from unias.inference.predictor import score_of
+from unias.inference.products import ProductInfo
+from unias.inference.store import StoredModel
 from unias.maps.detector import Detector
 from unias.progress import Progress
 
@@ -157,19 +159,29 @@ class Quantizer:
 
     @torch.inference_mode()
     def _cuts(self, detector: ExportedDetector) -> tuple[ProductInfo, ...]:
-        """The highest score of each product's held-out photos, by the graph that will be used."""
+        """Cuts among each product's held-out photos, and lower cuts, by the graph that will be used."""
         products = []
+        wishes = self.stored.config.calibration
         for place, (product, samples) in enumerate(zip(self.stored.products, self.held_out, strict=True)):
             scores: list[float] = []
             for _, images in self._batches(samples, f"cut of {product.name}"):
-                maps = detector(images, torch.full((len(images),), place)).anomaly_map
-                scores += maps.amax(dim=(1, 2)).tolist()
-            cut = highest_cut(scores) if product.held_out else highest_cut((), scores)
-            if product.cut.provisional:
-                cut = dataclasses.replace(cut, provisional=True, false_alarm_rate=1.0)
+                maps = detector(images, torch.full((len(images),), place))
+                arrays = maps.anomaly_map.numpy()
+                scores += [score_of(maps, row, one, product) for row, one in enumerate(arrays)]
+            wished = product.cut.promise.wished
+            cut = rank_cut(scores, wished) if product.held_out else unpromised(max(scores), wished)
+            good = [
+                detector(images, torch.full((len(images),), place)).anomaly_map.numpy()
+                for _, images in self._batches(
+                    spread([self.training[place]], STATISTICS), f"usual maps of {product.name}"
+                )
+            ]
+            lower = lower_cut(np.concatenate(good), wishes.lower_quantile)
             held = tuple(sample.key for sample in samples) if product.held_out else ()
             products.append(
-                dataclasses.replace(product, cut=cut, held_out=held, held_out_scores=tuple(scores) if held else ())
+                dataclasses.replace(
+                    product, cut=cut, lower=lower, held_out=held, held_out_scores=tuple(scores) if held else ()
+                )
             )
         return tuple(products)
 

@@ -18,7 +18,7 @@ from unias.data.defects import draw_defect
 from unias.data.layouts import Sample, scan
 from unias.data.textures import TEXTURES, texture
 from unias.errors import DataError
-from unias.inference.store import ProductInfo
+from unias.inference.products import ProductInfo
 
 UNKNOWN = -1
 

@@ -178,7 +178,7 @@ def _write_rest(home: Path, stored: StoredModel, info: ExportInfo, difference: D
     write_settings(home, stored)
     write_json(home / INFO_FILE, dataclasses.asdict(info))
     lines = [
-        card(stored, [product.name for product in stored.products]).replace("model.safetensors", "the graph"),
+        card(stored).replace("model.safetensors", "the graph"),
         "## Export",
         "",
         f"- {', '.join(GRAPH_FILES[info.engine])}: one graph from {info.pixels} pixels to map and score, for {info.engine}",

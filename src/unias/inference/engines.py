@@ -1,7 +1,8 @@
 """Exported models at work: a graph that ``unias export`` wrote, run by its own runtime, in the place of the trained detector.
 
 A graph takes ``pixels`` (N, S, S, 3), uint8, or float32 in [0, 1], and ``product`` (N,) int64, -1 = not known. It gives
-``product_index`` (N,), ``anomaly_map`` (N, S, S), ``raw_score`` (N,) and ``level_k`` (N, S/2, S/2) for each of its levels.
+``product_index`` (N,), ``anomaly_map`` (N, S, S), ``raw_score`` (N,) = the map's maximum, ``novelty`` (N,) and ``level_k``
+(N, S/2, S/2) for each of its levels.
 Runtimes are imported when a model of their kind is opened, and run on the processor with torch's number of threads.
 """
 
@@ -67,7 +68,7 @@ def read_info(home: Path) -> ExportInfo:
 
 def output_names(levels: Sequence[int]) -> tuple[str, ...]:
     """In the order of the graph."""
-    return ("product_index", "anomaly_map", "raw_score", *(f"level_{level}" for level in levels))
+    return ("product_index", "anomaly_map", "raw_score", "novelty", *(f"level_{level}" for level in levels))
 
 
 class ExportedDetector:
@@ -84,11 +85,13 @@ class ExportedDetector:
         return self
 
     def __call__(self, images: Tensor, product: Tensor | None = None) -> Maps:
-        """``product`` (N,) says which product each photo is; None = the nearest class mean."""
+        """``product`` (N,) says which product each photo is; None = it is recognised."""
         asked = np.full(len(images), -1, dtype=np.int64) if product is None else product.cpu().numpy()
         given = self.session(to_pixels(images, self.info.pixels), asked)
         levels = {level: torch.from_numpy(given[f"level_{level}"]) for level in self.info.levels}
-        return Maps(torch.from_numpy(given["product_index"]), torch.from_numpy(given["anomaly_map"]), levels)
+        novelty = torch.from_numpy(given["novelty"]) if product is None else None
+        anomaly_map = torch.from_numpy(given["anomaly_map"])
+        return Maps(torch.from_numpy(given["product_index"]), anomaly_map, levels, novelty=novelty)
 
 
 def to_pixels(images: Tensor, kind: str) -> NDArray[Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +12,31 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from unias.calibration.ranks import p_value
+from unias.calibration.verdict import draw_mask, image_score
 from unias.config import Config
 from unias.data.decode import Photo, load_input, to_display
 from unias.errors import DataError, UsageError
 from unias.inference.engines import ExportedDetector, ExportInfo
+from unias.inference.products import ProductInfo
 from unias.inference.result import Result, pred_score
 from unias.inference.sources import OnePhoto, each_photo, is_one_photo
-from unias.inference.store import ProductInfo, StoredModel, load_model, save_model
+from unias.inference.store import StoredModel, load_model, save_model
+from unias.maps.detector import Maps
 from unias.maps.levels import to_input_size
 from unias.runtime import inference_half, pick_device
 
 OnError = Callable[[OnePhoto, DataError], None]
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    """A decoded photo on its way: its source, its own size, what to show of it, and how long decoding took."""
+
+    photo: OnePhoto
+    size: tuple[int, int]
+    picture: NDArray[np.uint8] | None
+    seconds: float
 
 
 class Model:
@@ -94,7 +110,7 @@ class Model:
         memory: a folder, a pattern, an N x H x W x 3 array, any iterable.
 
         Args:
-            product: which product the photos show; None = the nearest class mean of pooled features.
+            product: which product the photos show; None = it is recognised, or found to be none that the model knows.
             levels: keep the level maps (supplement Fig. 3).
             image: keep the photo as the model saw it.
             on_error: called with a photo that cannot be read and its error, instead of raising.
@@ -144,8 +160,9 @@ class Model:
         on_error: OnError | None,
     ) -> Iterator[Result]:
         inputs: list[NDArray[np.float32]] = []
-        kept: list[tuple[OnePhoto, tuple[int, int], NDArray[np.uint8] | None]] = []
+        kept: list[_Waiting] = []
         for photo in photos:
+            began = time.perf_counter()
             try:
                 pixels, decoded = load_input(photo, self.config.size, self.config.bits)
                 self._check_depth(photo, decoded)
@@ -155,10 +172,12 @@ class Model:
                 on_error(photo, error)
                 continue
             inputs.append(pixels)
-            kept.append((photo, decoded.size, to_display(decoded, self.config.size) if image else None))
+            picture = to_display(decoded, self.config.size) if image else None
+            kept.append(_Waiting(photo, decoded.size, picture, time.perf_counter() - began))
         if not inputs:
             return
         device = self.detector.device
+        began = time.perf_counter()
         with torch.inference_mode():
             images = torch.from_numpy(np.stack(inputs)).to(device)
             known = None if product is None else torch.full((len(images),), self._index[product], device=device)
@@ -166,22 +185,53 @@ class Model:
             at_size = {k: to_input_size(v.float(), self.config.size) for k, v in maps.levels.items()} if levels else {}
             level_maps = {k: v.cpu().numpy() for k, v in at_size.items()}
             anomaly_maps = maps.anomaly_map.float().cpu().numpy()
-            own_scores = None if maps.score is None else maps.score.tolist()
-        for row, (photo, size, picture) in enumerate(kept):
-            info = self.products[int(maps.product[row])]
-            anomaly_map = np.ascontiguousarray(anomaly_maps[row])
-            raw = float(anomaly_map.max()) if own_scores is None else own_scores[row]
-            cut, failed = info.cut.value, raw > info.cut.value
-            yield Result(
-                path=Path(photo) if isinstance(photo, (str, Path)) else None,
-                product=info.name,
-                raw_score=raw,
-                pred_score=pred_score(raw, cut),
-                ok=not failed,
-                cut=cut,
-                anomaly_map=anomaly_map,
-                pred_mask=failed & (anomaly_map.astype(np.float64) > cut),  # in float32 the cut itself would be rounded
-                size=size,
-                level_maps={k: v[row] for k, v in level_maps.items()},
-                image=picture,
-            )
+        seconds = (time.perf_counter() - began) / len(kept)
+        for row, waiting in enumerate(kept):
+            of_photo = {level: values[row] for level, values in level_maps.items()}
+            yield self._judge(waiting, maps, row, np.ascontiguousarray(anomaly_maps[row]), of_photo, seconds)
+
+    def _judge(
+        self,
+        waiting: _Waiting,
+        maps: Maps,
+        row: int,
+        anomaly_map: NDArray[np.float32],
+        level_maps: dict[int, NDArray[np.float32]],
+        seconds: float,
+    ) -> Result:
+        """The verdict on one photo of a batch."""
+        began = time.perf_counter()
+        info = self.products[int(maps.product[row])]
+        known = maps.novelty is None or float(maps.novelty[row]) <= 1
+        raw = score_of(maps, row, anomaly_map, info)
+        failed = raw > info.cut.value
+        held = info.held_out_scores
+        if known:
+            mask = draw_mask(anomaly_map, raw, info.cut.value, info.lower, info.min_area, info.ignore)
+        else:
+            mask = np.zeros(anomaly_map.shape, dtype=bool)
+        took = {"decode": waiting.seconds, "model": seconds, "verdict": time.perf_counter() - began}
+        return Result(
+            path=Path(waiting.photo) if isinstance(waiting.photo, (str, Path)) else None,
+            product=info.name if known else None,
+            nearest=info.name,
+            ok=known and not failed,
+            raw_score=raw,
+            pred_score=pred_score(raw, info.cut.value),
+            p_value=p_value(raw, held) if known and held else None,
+            cut=info.cut.value,
+            size=waiting.size,
+            model_map=anomaly_map,
+            model_mask=mask,
+            level_maps=level_maps,
+            image=waiting.picture,
+            timings=took,
+        )
+
+
+def score_of(maps: Maps, row: int, anomaly_map: NDArray[np.float32], info: ProductInfo) -> float:
+    """What one photo of a batch is judged by: its map, or the system's own score where that has one and neither a least area
+    nor an ignore-zone is set."""
+    if maps.score is not None and info.min_area <= 1 and info.ignore is None:
+        return float(maps.score[row])
+    return image_score(anomaly_map, info.min_area, info.ignore)

@@ -5,6 +5,7 @@ config.yaml            every setting
 products.json          cuts, counts and the split (which photos were held out)
 products.safetensors   what good parts of each product look like to the model
 card.md                data, counts, seed, versions, figures, for people
+zones.safetensors      ignore-zones, where a product has one
 manifest.json          format version and the sha256 of each file
 train_state/           only while training is unfinished
 
@@ -14,21 +15,25 @@ An export has the same files but the tensors: graph.* holds weights and statisti
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save
 from torch import Tensor
 
 from unias.backbones.timm_backbone import FrozenBackbone, create_network, freeze
-from unias.calibration.cuts import Cut
 from unias.config import Config, dump_config, load_config
 from unias.errors import DataError, UniasError, UsageError
 from unias.files import sha256, write_json, write_text, writing_folder
 from unias.inference.engines import GRAPH_FILES, INFO_FILE, ExportedDetector, open_session, read_info
+from unias.inference.products import ProductInfo, product_from_dict, zones
 from unias.maps.detector import Detector
 from unias.maps.statistics import ProductStatistics
 from unias.model.build import build_unias
@@ -36,21 +41,11 @@ from unias.systems.base import Parts
 from unias.systems.detector import SystemDetector
 from unias.systems.registry import UNIAS, find, title
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 STATE_FOLDER = "train_state"
 FILES = ("model.safetensors", "config.yaml", "products.json", "products.safetensors", "card.md")
 EXPORT_FILES = (INFO_FILE, "config.yaml", "products.json", "card.md")
-
-
-@dataclass(frozen=True)
-class ProductInfo:
-    """One product of a model: its cut and the photos behind it, by key (path below the data folder)."""
-
-    name: str
-    cut: Cut
-    train: tuple[str, ...] = ()
-    held_out: tuple[str, ...] = ()
-    held_out_scores: tuple[float, ...] = ()
+ZONES_FILE = "zones.safetensors"
 
 
 @dataclass(frozen=True)
@@ -95,7 +90,6 @@ def save_model(folder: Path, model: StoredModel) -> None:
     statistics = {
         name: value.detach().cpu().contiguous() for name, value in model.detector.statistics.state_dict().items()
     }
-    names = [product.name for product in model.products]
     ours = any((folder / mark).exists() for mark in ("manifest.json", STATE_FOLDER))
     if folder.exists() and not ours and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(f"{folder}: exists and is no model. Choose another output with -o.")
@@ -103,20 +97,61 @@ def save_model(folder: Path, model: StoredModel) -> None:
         (temporary / "model.safetensors").write_bytes(save(tensors))
         (temporary / "products.safetensors").write_bytes(save(statistics))
         write_settings(temporary, model)
-        write_text(temporary / "card.md", card(model, names))
+        write_text(temporary / "card.md", card(model))
         write_manifest(temporary, FILES)
 
 
+def rewrite_products(folder: Path, products: Sequence[ProductInfo], output: Path | None = None) -> None:
+    """Put other products' entries (cuts, areas, zones) into a model's or an export's folder, whole or not at all.
+
+    output: write a copy there and leave ``folder`` as it is. Tensors and graphs are taken over as they are. Raises DataError
+    where the folder is no model or the operating system refuses.
+    """
+    files = check_manifest(folder)
+    content = json.loads((folder / "products.json").read_text(encoding="utf-8"))
+    config = load_config(folder / "config.yaml")
+    target = folder if output is None else output
+    if output is not None and output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise DataError(f"{output}: exists already. Choose another output with -o.")
+    ours = ("products.json", "card.md", ZONES_FILE)
+    with writing_folder(target, replace=True) as temporary:
+        for name in files:
+            if name not in ours:
+                _take_over(folder / name, temporary / name)
+        record = dict(content.get("record", {}))
+        write_json(temporary / "products.json", {"products": [p.to_dict() for p in products], "record": record})
+        if ignored := zones(products):
+            (temporary / ZONES_FILE).write_bytes(save(ignored))
+        text = (folder / "card.md").read_text(encoding="utf-8")
+        fresh = card_of(config, record, products)
+        kept = text[text.find("## Export") :] if "## Export" in text else ""
+        if kept:
+            fresh = fresh.replace("model.safetensors", "the graph")
+        write_text(temporary / "card.md", f"{fresh}{kept}")
+        write_manifest(temporary, [name for name in files if name != ZONES_FILE])
+
+
+def _take_over(source: Path, target: Path) -> None:
+    """The same file under another name; a copy where the disk knows no hard links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
 def write_settings(home: Path, model: StoredModel) -> None:
-    """config.yaml and products.json."""
+    """config.yaml, products.json, and zones.safetensors where there are ignore-zones."""
     write_text(home / "config.yaml", dump_config(model.config))
-    content = {"products": [asdict(product) for product in model.products], "record": model.record}
+    content = {"products": [product.to_dict() for product in model.products], "record": model.record}
     write_json(home / "products.json", content)
+    if ignored := zones(model.products):
+        (home / ZONES_FILE).write_bytes(save(ignored))
 
 
 def write_manifest(home: Path, files: Sequence[str]) -> None:
     """Format version and the hash of each file."""
-    hashes = {name: sha256(home / name) for name in files}
+    present = [*files, *((ZONES_FILE,) if (home / ZONES_FILE).is_file() else ())]
+    hashes = {name: sha256(home / name) for name in present}
     write_json(home / "manifest.json", {"format": FORMAT_VERSION, "files": hashes})
 
 
@@ -130,7 +165,11 @@ def load_model(folder: Path | str, device: torch.device) -> StoredModel:
     try:
         config = load_config(home / "config.yaml")
         content = json.loads((home / "products.json").read_text(encoding="utf-8"))
-        products = tuple(_product(entry) for entry in content["products"])
+        ignored = load_file(home / ZONES_FILE) if ZONES_FILE in files else {}
+        products = tuple(
+            product_from_dict(entry, _zone(ignored.get(str(place)), config.size))
+            for place, entry in enumerate(content["products"])
+        )
         if INFO_FILE in files:
             return StoredModel(_open_export(home, files), config, products, content.get("record", {}))
         backbone = freeze(*create_network(config.backbone.name), config.backbone)
@@ -191,19 +230,22 @@ def _open_export(home: Path, files: Mapping[str, str]) -> ExportedDetector:
     return ExportedDetector(open_session(home, info), info)
 
 
-def card(model: StoredModel, names: list[str]) -> str:
+def card(model: StoredModel) -> str:
     """The model card: what it learned from, and what its figures rest on."""
-    record = model.record
+    return card_of(model.config, model.record, model.products)
+
+
+def card_of(config: Config, record: Mapping[str, Any], products: Sequence[ProductInfo]) -> str:
+    """The same from its parts."""
     lines = [
-        f"# {title(model.config.system)} model",
+        f"# {title(config.system)} model",
         "",
-        f"One model for {len(names)} product{'s' if len(names) != 1 else ''}, learned from good photos alone.",
+        f"One model for {len(products)} product{'s' if len(products) != 1 else ''}, learned from good photos alone.",
         "",
         f"- data: {record.get('data', 'unknown')}",
-        f"- preset: {model.config.preset}, input {model.config.size} x {model.config.size}, backbone "
-        f"{model.config.backbone.name}",
+        f"- preset: {config.preset}, input {config.size} x {config.size}, backbone {config.backbone.name}",
     ]
-    lines += [f"- {key}: {value}" for key, value in model.config.settings.items() if value != "" and key != "textures"]
+    lines += [f"- {key}: {value}" for key, value in config.settings.items() if value != "" and key != "textures"]
     lines += [
         f"- {key}: {record[key]}"
         for key in ("textures", "seed", "steps", "epochs", "minutes", "commit", "machine")
@@ -213,34 +255,35 @@ def card(model: StoredModel, names: list[str]) -> str:
         lines.append("- versions: " + ", ".join(f"{key} {value}" for key, value in record["versions"].items()))
     lines += [
         "",
-        "| product | training photos | held-out photos | cut | false alarms promised on average |",
+        "| product | training photos | held-out photos | cut | what it promises |",
         "| --- | --- | --- | --- | --- |",
     ]
-    for product in model.products:
-        promise = "none (provisional)" if product.cut.provisional else f"{product.cut.false_alarm_rate:.1%}"
+    for product in products:
         name = product.name.replace("|", "\\|")
+        lowered = f"; kept below {len(product.missed_scores)} missed defects" if product.missed_scores else ""
+        area = f"; regions under {product.min_area} pixels do not count" if product.min_area > 1 else ""
+        zone = "" if product.ignore is None else f"; {product.ignore.mean():.1%} of the picture ignored"
+        more = lowered + area + zone
         lines.append(
-            f"| {name} | {len(product.train)} | {len(product.held_out)} | {product.cut.value:.6g} | {promise} |"
+            f"| {name} | {len(product.train)} | {len(product.held_out)} | {product.cut.value:.6g} | "
+            f"{product.cut.describe()}{more} |"
         )
     lines += [
         "",
-        "The cut is the highest score of a product's held-out good photos; they served nothing else."
-        if not any(product.cut.provisional for product in model.products)
-        else "Provisional cuts rest on photos that the model may have learned from: they promise nothing.",
+        "The cut is a rank among the scores of a product's held-out good photos, which served nothing else.",
         "The backbone's weights inside model.safetensors keep their own licence.",
         "",
     ]
     return "\n".join(lines)
 
 
-def _product(entry: dict[str, Any]) -> ProductInfo:
-    return ProductInfo(
-        name=entry["name"],
-        cut=Cut(**entry["cut"]),
-        train=tuple(entry["train"]),
-        held_out=tuple(entry["held_out"]),
-        held_out_scores=tuple(entry["held_out_scores"]),
-    )
+def _zone(stored: Tensor | None, size: int) -> NDArray[np.bool_] | None:
+    if stored is None:
+        return None
+    if stored.shape != (size, size):
+        raise ValueError(f"an ignore-zone of shape {tuple(stored.shape)}")
+    zone: NDArray[np.bool_] = stored.numpy().astype(bool)
+    return zone
 
 
 def _fill(

@@ -26,16 +26,18 @@ class Maps(NamedTuple):
         product: (N,) int64, index into the model's products.
         anomaly_map: (N, S, S), not negative, higher is more anomalous.
         levels: {level: (N, S/2, S/2)}, coarse to fine; empty for systems without levels.
-        score: (N,), what photos are judged by; None = each map's maximum.
+        score: (N,), what photos are judged by; None = the map decides (``calibration.verdict``).
+        novelty: (N,), above 1 where a photo is of no product that the model knows; None where the product was told.
     """
 
     product: Tensor
     anomaly_map: Tensor
     levels: dict[int, Tensor]
     score: Tensor | None = None
+    novelty: Tensor | None = None
 
     def scores(self) -> Tensor:
-        """(N,), higher is more anomalous."""
+        """(N,), higher is more anomalous, where regions of one pixel count and nothing is ignored."""
         return self.anomaly_map.amax(dim=(1, 2)) if self.score is None else self.score
 
 
@@ -76,15 +78,16 @@ class Detector(nn.Module):
         self.unias.fuse()
 
     def forward(self, images: Tensor, product: Tensor | None = None) -> Maps:
-        """``product`` (N,) says which product each photo is; None = the nearest class mean."""
+        """``product`` (N,) says which product each photo is; None = it is recognised."""
         return self.from_features(self.backbone(images), product)
 
     def from_features(self, features: Mapping[int, Tensor], product: Tensor | None = None) -> Maps:
         """The same from the backbone's features, which may come from a cache."""
+        novelty = None
         if product is None:
-            product = self.statistics.nearest(pool(features))
+            product, novelty = self.statistics.recognise(pool(features))
         levels = self.levels_of(self.reconstruct(features))
-        return Maps(product, to_input_size(self.fuse(levels, product), self.size), levels)
+        return Maps(product, to_input_size(self.fuse(levels, product), self.size), levels, novelty=novelty)
 
     def reconstruct(self, features: Mapping[int, Tensor]) -> Reconstruction:
         """Targets and outputs of UniAS, in float32 whatever it computed in."""

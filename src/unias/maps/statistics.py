@@ -26,12 +26,13 @@ def pool(features: Mapping[int, Tensor]) -> Tensor:
 class ProductStatistics(nn.Module):
     """Per product: the class mean of pooled features, the level maps' means, and how far surroundings decide.
 
-    Buffers: prototypes (P, F), whitening (F, F), level_mean (P, 4) with columns for levels 4, 3, 2, 1, local_share (P,) in
-    [0, 1]. They change nothing until they are fitted.
+    Buffers: prototypes (P, F), whitening (F, F), reach (P,), level_mean (P, 4) with columns for levels 4, 3, 2, 1, local_share
+    (P,) in [0, 1]. They change nothing until they are fitted.
     """
 
     prototypes: Tensor
     whitening: Tensor
+    reach: Tensor
     level_mean: Tensor
     local_share: Tensor
 
@@ -41,21 +42,33 @@ class ProductStatistics(nn.Module):
         count, pooled = len(self.products), sum(channels[level] for level in LEVELS)
         self.register_buffer("prototypes", torch.zeros(count, pooled))
         self.register_buffer("whitening", torch.eye(pooled))
+        self.register_buffer("reach", torch.full((count,), torch.inf))
         self.register_buffer("level_mean", torch.ones(count, len(LEVELS)))
         self.register_buffer("local_share", torch.zeros(count))
 
-    def nearest(self, pooled: Tensor) -> Tensor:
-        """The product of each photo, (N,) int64: the nearest class mean of pooled features, distances by their covariance
-        within products (Mahalanobis), so that what varies within every product tells little.
+    def recognise(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
+        """(product, novelty) of each photo, (N,) int64 and (N,) float32.
+
+        product: the nearest class mean of pooled features, distances by their covariance within products (Mahalanobis), so
+        that what varies within every product tells little. novelty: the distance over the product's reach; above 1 the photo
+        is of no product that the model knows.
 
         Differences are taken before squares are summed: a matrix product would cancel, and by batch size.
         """
         apart = (pooled @ self.whitening)[:, None] - (self.prototypes @ self.whitening)[None]
-        return apart.square().sum(dim=2).argmin(dim=1)
+        distance, product = apart.square().sum(dim=2).min(dim=1)
+        return product, distance.sqrt() / self.reach[product]
+
+    def nearest(self, pooled: Tensor) -> Tensor:
+        """The product of each photo, (N,) int64."""
+        return self.recognise(pooled)[0]
 
     @torch.no_grad()
-    def fit_prototypes(self, pooled: Tensor, product: Tensor) -> None:
-        """pooled (n, F) and product (n,) of training photos; the covariance is shrunk towards its diagonal."""
+    def fit_prototypes(self, pooled: Tensor, product: Tensor, reach: float) -> None:
+        """pooled (n, F) and product (n,) of training photos; the covariance is shrunk towards its diagonal.
+
+        A product reaches ``reach`` times as far as the farthest of its own photos.
+        """
         rows = pooled.cpu().double()
         within = torch.zeros(rows.shape[1], rows.shape[1], dtype=torch.float64)
         for index in range(len(self.products)):
@@ -68,6 +81,10 @@ class ProductStatistics(nn.Module):
         floor = SHRINK * spread.mean() + 1e-12
         within = within + torch.diag(POOL_SHRINK * spread + floor)
         self.whitening.copy_(torch.linalg.cholesky(torch.linalg.inv(within)).float())
+        for index in range(len(self.products)):
+            own = rows[product.cpu() == index].float().to(self.prototypes.device)
+            apart = own @ self.whitening - self.prototypes[index] @ self.whitening
+            self.reach[index] = reach * apart.square().sum(dim=1).max().sqrt()
 
     @torch.no_grad()
     def fit_levels(self, index: int, levels: Mapping[int, Tensor], blur: GaussianBlur | None, spread: float) -> None:

@@ -68,17 +68,17 @@ class Cases:
     def __iter__(self) -> Iterator[Case]:
         results = self.model.predict([sample.path for sample in self.samples], levels=True, image=True)
         for place, (pick, sample, result) in enumerate(zip(self.picks, self.samples, results, strict=True)):
-            mask = _mask(sample, result.size, result.anomaly_map.shape) if self.masked else None
+            mask = _mask(sample, result.size, result.model_map.shape) if self.masked else None
             yield Case(
                 key=sample.key,
                 defect=sample.defect,
                 image=result.image,
-                anomaly_map=result.anomaly_map,
+                anomaly_map=result.model_map,
                 mask=mask,
-                pred_mask=result.pred_mask,
-                raw_score=result.raw_score,
+                pred_mask=result.model_mask,
+                ok=result.ok,
+                verdict=result.verdict,
                 pred_score=result.pred_score,
-                cut=result.cut,
                 level_maps=result.level_maps,
                 note=pick.note,
                 dice=None if self.dice is None else self.dice[place],
@@ -131,6 +131,7 @@ def _evaluate_into(
     figures: dict[str, dict[str, dict[str, float]]] = {name: {} for name in parts}
     products: list[ProductReport] = []
     recognised: dict[str, float] = {}
+    unknown: dict[str, float] = {}
     ranking: dict[str, str] = {}
     failed: dict[str, list[dict[str, Any]]] = {}
     clock = Clock()
@@ -143,7 +144,7 @@ def _evaluate_into(
         cut = cuts.get(name)
         with ClassStream(cut, home, _enlarged) as stream:
             traces: list[Trace] = []
-            recognised[name] = predict_class(model, dataset, name, size, stream, progress, clock, traces)
+            recognised[name], unknown[name] = predict_class(model, dataset, name, size, stream, progress, clock, traces)
             found = stream.figures(curve=CURVE_POINTS if page else 0)
             classes[name], ranking[name] = found.values, found.ranking
             for part, keys in parts.items():
@@ -156,7 +157,11 @@ def _evaluate_into(
             if page:
                 masked = dataset.has_masks(name)
                 products.append(_product_report(model, name, samples, stream, found, masked, worst))
-    info = _info(model, dataset, recognised, ranking) | {"seconds_an_image": clock.seconds / max(1, clock.photos)}
+    info = (
+        _info(model, dataset, recognised, ranking)
+        | {"product_unknown": unknown}
+        | {"seconds_an_image": clock.seconds / max(1, clock.photos)}
+    )
     shown = f"{model.config.size} x {model.config.size}" if size == "model" else "original"
     document = metrics_document(classes, shown, info, figures or None) | {"failures": failed}
     marks = _stamp_lines(info)
@@ -183,15 +188,16 @@ def predict_class(
     progress: Progress,
     clock: Clock | None = None,
     traces: list[Trace] | None = None,
-) -> float:
-    """Put map, mask and score of every test photo of a class into ``stream``; gives back how many were recognised, as a share.
+) -> tuple[float, float]:
+    """Put map, mask, score and verdict of every test photo of a class into ``stream``; gives back which share of them was
+    recognised, and which was taken for no known product.
 
     Photos of several original sizes keep each its own. Maps are kept at the model's size and enlarged when they are read.
     """
     samples = dataset.test(name)
     side = model.config.size
     masked = dataset.has_masks(name)
-    recognised = 0
+    recognised = unknown = 0
     need = 4 * side * side * len(samples)
     if need > MEMORY:
         progress.say(f"{name}: {need / 1e9:.1f} GB of maps lie in a temporary file in the output folder for the while.")
@@ -206,18 +212,21 @@ def predict_class(
                 if lost and not _mask(sample, result.size, result.size).any():  # empty, not only too small
                     progress.say(f"warning: {sample.mask}: the mask of a defect photo is empty.")
             stream.add(
-                result.anomaly_map[None],
+                result.model_map[None],
                 None if mask is None else mask[None],
                 np.array([not sample.is_good]),
                 np.array([result.raw_score]),
+                np.array([not result.ok]),
+                None if mask is None else (result.model_mask if size == "model" else result.pred_mask)[None],
             )
             if traces is not None:
-                same = mask is None or mask.shape == result.anomaly_map.shape
-                small = mask if same else _mask(sample, result.size, result.anomaly_map.shape)
-                traces.append(traced(result.anomaly_map, small))
+                same = mask is None or mask.shape == result.model_map.shape
+                small = mask if same else _mask(sample, result.size, result.model_map.shape)
+                traces.append(traced(result.model_map, small))
             recognised += result.product == name
+            unknown += not result.product_known
             advance()
-    return recognised / len(samples)
+    return recognised / len(samples), unknown / len(samples)
 
 
 def _mask(sample: Sample, photo: tuple[int, int], size: tuple[int, ...]) -> NDArray[np.bool_]:

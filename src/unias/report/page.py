@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unias.files import claimed_folder, write_text, writing
+from unias.inference import pictures
 from unias.report import figures, style, tables
 from unias.report.tables import percent
 
@@ -33,7 +34,8 @@ class Case:
         anomaly_map: float32, H x W.
         mask: bool, H x W; the truth, None where none is known.
         pred_mask: bool, H x W.
-        raw_score: any number >= 0.  pred_score: the same in [0, 1), 0.5 = the cut.  cut: on the scale of raw_score.
+        ok: the verdict.  verdict: in words, as ``Result.verdict``.
+        pred_score: the photo's score in [0, 1), 0.5 = the cut.
         level_maps: {level: float32 H x W}, 4 = coarsest; empty where not kept.
         note: why it is shown: "best", "worst", "missed", "false alarm" ...
         dice: of ``pred_mask`` with ``mask``, in [0, 1]; None without a mask.
@@ -45,9 +47,9 @@ class Case:
     anomaly_map: NDArray[np.float32]
     mask: NDArray[np.bool_] | None
     pred_mask: NDArray[np.bool_]
-    raw_score: float
+    ok: bool
+    verdict: str
     pred_score: float
-    cut: float
     level_maps: dict[int, NDArray[np.float32]] = field(default_factory=dict)
     note: str = ""
     dice: float | None = None
@@ -250,21 +252,21 @@ def _product(place: int, product: ProductReport, save: Any) -> str:
 
 
 def _case(name: str, case: Case, product: ProductReport, save: Any, open_levels: bool) -> str:
-    picture = figures.case_strip(case.image, case.anomaly_map, case.mask, case.pred_mask, product.map_range)
-    source = save(f"{name}.jpg", figures.jpeg(picture))
+    picture = pictures.case_strip(case.image, case.anomaly_map, case.mask, case.pred_mask, product.map_range)
+    source = save(f"{name}.jpg", pictures.jpeg(picture))
     truth = "no truth at hand" if case.mask is None else "truth"
     names = "".join(f"<span>{name}</span>" for name in ("photo", truth, "map", "marked"))
-    failed = case.raw_score > case.cut
     good = case.defect == "good"
-    kind = "wrong" if failed == good else "right"
-    verdict = f"{'failed' if failed else 'passed'}, score {case.pred_score:.2f}"
+    kind = "right" if case.ok == good else "wrong"
+    words = {"ok": "passed", "defect": "failed"}.get(case.verdict, f"failed ({case.verdict})")
+    verdict = f"{words}, score {case.pred_score:.2f}"
     dice = "" if case.dice is None or math.isnan(case.dice) else f" · Dice {percent(case.dice, 0)} %"
     levels = ""
     if case.level_maps:
         order = sorted(case.level_maps, reverse=True)
         shown = save(
             f"{name}-levels.jpg",
-            figures.jpeg(figures.level_strip(case.level_maps, case.anomaly_map, product.map_range)),
+            pictures.jpeg(pictures.level_strip(case.level_maps, case.anomaly_map, product.map_range)),
         )
         under = "".join(f"<span>{name}</span>" for name in [*(f"level {level}" for level in order), "final"])
         levels = (

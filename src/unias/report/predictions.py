@@ -18,13 +18,26 @@ from PIL import Image
 from unias.data.decode import read_photo, to_display
 from unias.errors import DataError, Interrupted
 from unias.files import claimed_folder, explain_os_error, json_ready, writing
+from unias.inference.pictures import fit, heat, overlay, strip
 from unias.inference.predictor import Model
 from unias.inference.result import Result
 from unias.inference.sources import each_photo
 from unias.progress import Progress
-from unias.report.figures import fit, heat, overlay, strip
 
-COLUMNS = ("path", "product", "ok", "pred_score", "raw_score", "cut", "defect_area", "heatmap", "mask", "levels")
+COLUMNS = (
+    "path",
+    "verdict",
+    "ok",
+    "product",
+    "pred_score",
+    "p_value",
+    "raw_score",
+    "cut",
+    "defect_area",
+    "heatmap",
+    "mask",
+    "levels",
+)
 LONGEST_SIDE = 1600  # of a heat map, in pixels; masks keep the photo's own size
 
 
@@ -35,10 +48,17 @@ class Summary:
     photos: int = 0
     ok: int = 0
     failed: int = 0
+    unknown: int = 0  # of no known product; counted among the failed
     unreadable: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
-        return {"photos": self.photos, "ok": self.ok, "failed": self.failed, "unreadable": self.unreadable}
+        return {
+            "photos": self.photos,
+            "ok": self.ok,
+            "failed": self.failed,
+            "unknown": self.unknown,
+            "unreadable": self.unreadable,
+        }
 
 
 def write_predictions(
@@ -71,6 +91,7 @@ def write_predictions(
                 summary.photos += 1
                 summary.ok += result.ok
                 summary.failed += not result.ok
+                summary.unknown += not result.product_known
                 advance()
         except KeyboardInterrupt as error:
             raise Interrupted(
@@ -84,25 +105,19 @@ def _write_pictures(home: Path, name: str, result: Result, model: Model) -> dict
     assert result.path is not None
     photo = read_photo(result.path, model.config.bits)
     shown = fit(to_display(photo), min(LONGEST_SIDE, max(photo.size)))
-    spread = Image.fromarray(result.anomaly_map).resize((shown.shape[1], shown.shape[0]), Image.Resampling.BILINEAR)
+    spread = Image.fromarray(result.model_map).resize((shown.shape[1], shown.shape[0]), Image.Resampling.BILINEAR)
     heatmap, mask = home / "heatmaps" / f"{name}.png", home / "masks" / f"{name}.png"
     _save(heatmap, overlay(shown, np.asarray(spread), 2 * result.cut))
-    _save(mask, result.full_mask().astype(np.uint8) * 255)
+    _save(mask, result.pred_mask.astype(np.uint8) * 255)
     row: dict[str, Any] = {
-        "path": str(result.path),
-        "product": result.product,
-        "ok": result.ok,
-        "pred_score": result.pred_score,
-        "raw_score": result.raw_score,
-        "cut": result.cut,
-        "defect_area": float(result.pred_mask.mean()),
+        **result.to_dict(),
         "heatmap": heatmap.relative_to(home).as_posix(),
         "mask": mask.relative_to(home).as_posix(),
         "levels": "",
     }
     if result.level_maps:
         panels = [heat(values, float(values.max()), float(values.min())) for values in result.level_maps.values()]
-        panels.append(heat(result.anomaly_map, 2 * result.cut))
+        panels.append(heat(result.model_map, 2 * result.cut))
         file = home / "levels" / f"{name}.png"
         _save(file, strip(panels))
         row["levels"] = file.relative_to(home).as_posix()

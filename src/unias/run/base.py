@@ -13,12 +13,15 @@ from typing import Any
 import torch
 
 from unias.backbones.timm_backbone import FrozenBackbone
-from unias.calibration.cuts import highest_cut
+from unias.calibration.cuts import rank_cut, unpromised
+from unias.calibration.ranks import cut_at
 from unias.config import Config, to_dict
 from unias.data.layouts import Dataset, Sample
 from unias.data.transforms import TURNS, Augmentation
 from unias.errors import DataError
-from unias.inference.store import STATE_FOLDER, ProductInfo
+from unias.inference.predictor import score_of
+from unias.inference.products import ProductInfo
+from unias.inference.store import STATE_FOLDER
 from unias.maps.detector import Detector
 from unias.memory import peak_memory
 from unias.progress import Progress
@@ -61,6 +64,7 @@ class TrainingRun:
         self.products = tuple(split)
         self.augmentation = Augmentation("none")
         self.turned: TurnedFeatures | None = None
+        self.lower: dict[int, float] = {}  # of each product, by its place: what ``fit_statistics`` finds
         self.trained = self.photos([s for name in split for s in split[name][0]])
         self.held = self.photos([s for name in split for s in split[name][1]])
 
@@ -77,7 +81,7 @@ class TrainingRun:
         raise NotImplementedError
 
     def fit_statistics(self, detector: Any) -> None:
-        """What the model keeps of good parts, from training photos alone."""
+        """What the model keeps of good parts, and the lower cuts, from training photos alone."""
         raise NotImplementedError
 
     def seconds_after(self, detector: Any) -> float:
@@ -110,7 +114,9 @@ class TrainingRun:
         """Statistics from training photos, then cuts from the held-out ones, which serve nothing else."""
         detector.compose()  # as in use
         self.fit_statistics(detector)
-        scores, peaks = self._scores(detector, self.held, "held-out photos")
+        wishes = self.config.calibration
+        blank = [ProductInfo(name, unpromised(0.0), min_area=wishes.min_area) for name in self.products]
+        scores, peaks = self._scores(detector, self.held, "held-out photos", blank)
         infos = []
         for index, name in enumerate(self.products):
             trained, held = self.split[name]
@@ -119,21 +125,27 @@ class TrainingRun:
             if not held:
                 self.progress.say(f"warning: {name} has too few photos to hold any out; its cut is provisional.")
                 rows = [i for i, s in enumerate(self.trained.samples) if s.product == name]
-                found, tops = self._scores(detector, self.trained, f"training photos of {name}", rows)
+                found, tops = self._scores(detector, self.trained, f"training photos of {name}", blank, rows)
                 again, highest = found[index], tops[index]
-            cut = highest_cut(scores[index], again)
+            cut = rank_cut(scores[index], wishes.false_alarms, again)
+            scale = 1.0
             if isinstance(detector, SystemDetector):
                 top = max(highest)
-                detector.map_scale[index] = cut.value / top if cut.value > 0 and top > 0 else 1.0
+                at_cut = cut_at(highest, max(1, cut.promise.rank))
+                scale = cut.value / at_cut if cut.value > 0 and top > 0 and at_cut > 0 else 1.0
+                detector.map_scale[index] = scale
             infos.append(
-                ProductInfo(
-                    name,
-                    cut,
-                    tuple(s.key for s in trained),
-                    tuple(s.key for s in held),
-                    tuple(scores[index]),
+                dataclasses.replace(
+                    blank[index],
+                    cut=cut,
+                    train=tuple(s.key for s in trained),
+                    held_out=tuple(s.key for s in held),
+                    held_out_scores=tuple(scores[index]),
+                    lower=self.lower[index] * scale,
                 )
             )
+            if cut.promise.missing:
+                self.progress.say(f"{name}: {cut.describe()}")
         return tuple(infos)
 
     def final_config(self, outcome: Outcome) -> Config:
@@ -223,9 +235,14 @@ class TrainingRun:
         return hashlib.sha256(json.dumps([settings, keys], sort_keys=True).encode("utf-8")).hexdigest()
 
     def _scores(
-        self, detector: AnyDetector, features: Features, name: str, rows: Sequence[int] | None = None
+        self,
+        detector: AnyDetector,
+        features: Features,
+        name: str,
+        infos: Sequence[ProductInfo],
+        rows: Sequence[int] | None = None,
     ) -> tuple[dict[int, list[float]], dict[int, list[float]]]:
-        """{product: raw scores} and {product: highest values of the maps} of photos whose product is known."""
+        """{product: scores} and {product: highest values of the maps} of photos whose product is known."""
         scores: dict[int, list[float]] = {index: [] for index in range(len(self.products))}
         peaks: dict[int, list[float]] = {index: [] for index in range(len(self.products))}
         chosen = list(range(len(features.samples))) if rows is None else list(rows)
@@ -235,10 +252,8 @@ class TrainingRun:
             product = known[start : start + len(images)]
             start += len(product)
             maps = detector(images, product)
-            found = zip(
-                product.tolist(), maps.scores().tolist(), maps.anomaly_map.amax(dim=(1, 2)).tolist(), strict=True
-            )
-            for index, score, peak in found:
-                scores[index].append(score)
-                peaks[index].append(peak)
+            arrays = maps.anomaly_map.float().cpu().numpy()
+            for row, index in enumerate(product.tolist()):
+                scores[index].append(score_of(maps, row, arrays[row], infos[index]))
+                peaks[index].append(float(arrays[row].max()))
         return scores, peaks

@@ -8,8 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from unias.calibration.cuts import lower_cut
 from unias.config import Config
 from unias.data.layouts import Sample
 from unias.data.split import spaced
@@ -68,7 +71,8 @@ class SystemRun(TrainingRun):
 
     @torch.inference_mode()
     def fit_statistics(self, detector: SystemDetector) -> None:
-        """Class means, by which products are recognised."""
+        """Class means and reaches, by which products are recognised, and the lower cuts."""
+        wishes = self.config.calibration
         chosen = self._some()
         if isinstance(self.trained, Pixels):
             found = [pool(self.backbone(batch[0])) for batch in self.trained.batches("class means", chosen)]
@@ -76,7 +80,15 @@ class SystemRun(TrainingRun):
             found = [pool(batch) for batch in self.trained.batches("class means", chosen)]
         products = self.indices()
         index = torch.tensor([products[row] for row in chosen], device=self.device)
-        detector.statistics.fit_prototypes(torch.cat(found), index)
+        detector.statistics.fit_prototypes(torch.cat(found), index, wishes.unknown_reach)
+        kept: dict[int, list[NDArray[np.float32]]] = {place: [] for place in range(len(self.products))}
+        start = 0
+        for images in self.trained.images("usual maps", chosen):
+            maps = detector(images, index[start : start + len(images)]).anomaly_map.cpu().numpy()
+            for place, one in zip(index[start : start + len(images)].tolist(), maps, strict=True):
+                kept[place].append(one)
+            start += len(images)
+        self.lower = {place: lower_cut(np.stack(maps), wishes.lower_quantile) for place, maps in kept.items()}
 
     def _seconds_of_rest(self) -> float:
         """The same before there is a system to measure: decoding and backbone, three times over."""
@@ -98,8 +110,7 @@ class SystemRun(TrainingRun):
                 self.backbone(next(few.images("")))
                 a_photo = (time.monotonic() - began) / len(few.samples)
         detector.system.train(training)
-        cached = self.trained.arrays is not None and not isinstance(self.trained, Pixels)
-        return (len(self.held.samples) + (0 if cached else len(self._some()))) * a_photo + 4.0
+        return (len(self.held.samples) + len(self._some())) * a_photo + 4.0
 
     def final_config(self, outcome: Outcome) -> Config:
         config = super().final_config(outcome)

@@ -9,9 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unias.calibration.cuts import lower_cut
+from unias.config import CalibrationConfig
 from unias.data.split import spaced
 from unias.inference.store import build_detector
 from unias.maps.detector import Detector
+from unias.maps.levels import to_input_size
 from unias.maps.statistics import pool
 from unias.progress import Progress
 from unias.run.base import STATISTICS_PHOTOS, TrainingRun
@@ -40,7 +43,7 @@ class UniASRun(TrainingRun):
         return outcome, detector.eval()
 
     def fit_statistics(self, detector: Detector) -> None:
-        fit_statistics(detector, self.trained)
+        self.lower = fit_statistics(detector, self.trained, self.config.calibration)
 
     def seconds_after(self, detector: Detector) -> float:
         """Measure a batch of statistics and of cuts, and reckon what all of them will take, plus writing."""
@@ -59,20 +62,18 @@ class UniASRun(TrainingRun):
                 a_photo = (time.monotonic() - began) / len(few.samples)
         detector.unias.train(training)
         fitted = sum(min(STATISTICS_PHOTOS, len(trained)) for trained, _ in self.split.values())
-        fitted = fitted if detector.config.fusion == "mean" else 0
         uncached = (len(self.trained.samples) + fitted) * a_backbone if self.trained.arrays is None else 0.0
         return fitted * a_photo + uncached + len(self.held.samples) * (a_photo + a_backbone) + 4.0
 
 
 @torch.inference_mode()
-def fit_statistics(detector: Detector, features: Features) -> None:
-    """Class means, level means and local shares, from training photos alone."""
+def fit_statistics(detector: Detector, features: Features, wishes: CalibrationConfig) -> dict[int, float]:
+    """Class means and reaches, level means and local shares, from training photos alone. Gives back the lower cuts."""
     statistics, products = detector.statistics, detector.statistics.products
     pooled = torch.cat([pool(batch) for batch in features.batches("class means")])
     index = torch.tensor([products.index(s.product) for s in features.samples], device=pooled.device)
-    statistics.fit_prototypes(pooled, index)
-    if detector.config.fusion != "mean":
-        return
+    statistics.fit_prototypes(pooled, index, wishes.unknown_reach)
+    lower = {}
     for place, name in enumerate(products):
         own = [i for i, s in enumerate(features.samples) if s.product == name]
         rows = [own[place] for place in spaced(len(own), STATISTICS_PHOTOS)]
@@ -81,4 +82,9 @@ def fit_statistics(detector: Detector, features: Features) -> None:
             for level, values in detector.levels_of(detector.unias(batch)).items():
                 kept.setdefault(level, []).append(values)
         levels = {level: torch.cat(values) for level, values in kept.items()}
-        statistics.fit_levels(place, levels, detector.local, detector.config.local_spread)
+        if detector.config.fusion == "mean":
+            statistics.fit_levels(place, levels, detector.local, detector.config.local_spread)
+        same = torch.full((len(rows),), place, device=pooled.device)
+        maps = to_input_size(detector.fuse(levels, same), detector.size)
+        lower[place] = lower_cut(maps.float().cpu().numpy(), wishes.lower_quantile)
+    return lower

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from unias.data.layouts import Dataset, Sample
 from unias.data.masks import load_mask, resize_mask
 from unias.files import ensure_folder, write_text, writing
+from unias.inference import pictures
 from unias.inference.predictor import Model
 from unias.inference.result import Result
 from unias.progress import Progress
-from unias.report import figures, style
+from unias.report import style
 from unias.report.tables import EMPTY_MASK, MEAN, percent
 from unias.studies.compare_tables import (
     COSTS,
@@ -39,6 +40,9 @@ CSS = """
 .row img{width:100%}
 .metrics td b{color:var(--blue)}
 """
+
+
+NO_MODELS = "<p class=small>The models are gone from the study's folder, so there are no maps to show.</p>"
 
 
 class Shown(NamedTuple):
@@ -70,11 +74,15 @@ def write_page(
     device: str,
     progress: Progress,
 ) -> None:
-    """index.html and assets/ in ``home``; every model is loaded once."""
+    """index.html and assets/ in ``home``; every model that is still there is loaded once."""
     photos = {name: found for name in dataset.products if (found := chosen_photo(dataset, name)) is not None}
     shown = {name: Shown(sample, mask, {}) for name, (sample, mask) in photos.items()}
     with progress.stage("pictures", len(runs)) as advance:
         for run in runs:
+            if not (run.model / "manifest.json").is_file():
+                progress.say(f"{run.name}: its model is gone from {run.model}; its maps are left out of the page")
+                advance()
+                continue
             model = Model.load(run.model, device)
             for name in shown:
                 result = model.predict(shown[name].sample.path, image=True)
@@ -82,7 +90,9 @@ def write_page(
             advance()
     one_each = first(entries)
     ensure_folder(home / "assets")
-    pictures = "".join(_row(home, place, name, one, one_each) for place, (name, one) in enumerate(shown.items()))
+    shown_rows = "".join(
+        _row(home, place, name, one, one_each) for place, (name, one) in enumerate(shown.items()) if one.results
+    )
     tables = "".join(_part(one_each, part) for part in parts)
     notes = "".join(f"<li>{html.escape(title(e.system))}: {html.escape(e.made_of)}</li>" for e in one_each)
     body = (
@@ -90,7 +100,7 @@ def write_page(
         f"seed {one_each[0].seed}.</p><p class=small>{html.escape(PROTOCOL)}</p></section>{tables}"
         f"<section><h2>What they cost</h2>{_costs(one_each)}<ul class=small>{notes}</ul></section>"
         f"<section><h2>One defect a product, every system</h2><p class=lead>The defect of middle size by the truth. Each map "
-        f"is scaled to its own cut: red is twice the cut.</p>{pictures}</section>"
+        f"is scaled to its own cut: red is twice the cut.</p>{shown_rows or NO_MODELS}</section>"
     )
     page = (
         "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width,initial-scale=1'>"
@@ -104,20 +114,22 @@ def write_page(
 def _row(home: Path, place: int, name: str, one: Shown, entries: Sequence[Entry]) -> str:
     any_result = next(iter(one.results.values()))
     assert any_result.image is not None
-    panels = [("photo", figures.fit(any_result.image, SIDE))]
+    panels = [("photo", pictures.fit(any_result.image, SIDE))]
     if one.mask is not None:
-        truth = resize_mask(one.mask, any_result.anomaly_map.shape)
-        panels.append(("truth", figures.fit(figures.fill(any_result.image, truth), SIDE)))
+        truth = resize_mask(one.mask, any_result.model_map.shape)
+        panels.append(("truth", pictures.fit(pictures.fill(any_result.image, truth), SIDE)))
     for entry in entries:
+        if entry.system not in one.results:
+            continue
         result = one.results[entry.system]
         assert result.image is not None
-        map_ = figures.overlay(result.image, result.anomaly_map, 2 * result.cut)
-        panels.append((title(entry.system) + (": passed" if result.ok else ""), figures.fit(map_, SIDE)))
+        map_ = pictures.overlay(result.image, result.model_map, 2 * result.cut)
+        panels.append((title(entry.system) + (": passed" if result.ok else ""), pictures.fit(map_, SIDE)))
     cells = []
     for number, (what, picture) in enumerate(panels):
         source = f"assets/p{place}-{number}.jpg"
         with writing(home / source) as temporary:
-            temporary.write_bytes(figures.jpeg(picture))
+            temporary.write_bytes(pictures.jpeg(picture))
         label = html.escape(what)
         cells.append(f"<div><img src='{source}' alt='{html.escape(name)}: {label}'>{label}</div>")
     return f"<h3>{html.escape(name)}</h3><p class=small>{html.escape(one.sample.key)}</p><div class=row>{''.join(cells)}</div>"

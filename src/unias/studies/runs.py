@@ -1,7 +1,8 @@
 """Many trainings one after the other, each in processes of its own, so that a killed study goes on where it was.
 
-One folder a run: ``model/`` and ``evaluation/``. A run is done when its evaluation is written; an unfinished training is
-resumed. Every run starts from an empty feature cache, so that each pays for its own features.
+One folder a run: ``model/``, ``evaluation/`` and ``result.json``, which alone says that the run is done and holds all that the
+tables need: models may be removed, or left on the machine that made them. An unfinished training is resumed. Every run starts
+from an empty feature cache, so that each pays for its own features.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from unias.progress import Progress
 
 REQUEST = "request.json"
 RUNS = "runs"
+RESULT = "result.json"
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Done:
 
     @property
     def model(self) -> Path:
-        """The model's folder."""
+        """The model's folder, which may be gone."""
         return self.folder / "model"
 
     def part(self, name: str | None) -> Mapping[str, Any]:
@@ -117,6 +119,9 @@ def perform(
     for place, job in enumerate(jobs, 1):
         folder = home / RUNS / job.name
         model, evaluation = folder / "model", folder / "evaluation"
+        if (folder / RESULT).is_file():
+            done.append(read(job.name, folder))
+            continue
         if not (model / "manifest.json").is_file():
             progress.say(f"{job.name} ({place} of {len(jobs)}): training")
             resume = ["--resume"] if (model / "train_state").is_dir() else []
@@ -125,21 +130,33 @@ def perform(
             progress.say(f"{job.name} ({place} of {len(jobs)}): evaluating")
             shutil.rmtree(evaluation, ignore_errors=True)
             _child(job.name, home, ["evaluate", str(model), str(data), "-o", str(evaluation), *evaluate, *common])
+        write_json(folder / RESULT, _result(folder))
         done.append(read(job.name, folder))
     return done
 
 
-def read(name: str, folder: Path) -> Done:
-    """A run that is done. Raises DataError where it cannot be read."""
+def _result(folder: Path) -> dict[str, Any]:
+    """What result.json holds, from the model and its evaluation."""
     try:
         record = json.loads((folder / "model" / "products.json").read_text(encoding="utf-8"))["record"]
         metrics = json.loads((folder / "evaluation" / "metrics.json").read_text(encoding="utf-8"))
         size = sum(file.stat().st_size for file in (folder / "model").iterdir() if file.is_file())
     except (OSError, ValueError, KeyError) as error:
-        raise DataError(
-            f"{folder}: cannot be read as a finished run. Remove it and run the same command again."
-        ) from error
-    return Done(name, folder, record, metrics, size / 2**20)
+        raise _unreadable(folder) from error
+    return {"record": record, "metrics": metrics, "model_mib": size / 2**20}
+
+
+def read(name: str, folder: Path) -> Done:
+    """A run that is done. Raises DataError where its result.json cannot be read."""
+    try:
+        found = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+        return Done(name, folder, dict(found["record"]), dict(found["metrics"]), float(found["model_mib"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _unreadable(folder) from error
+
+
+def _unreadable(folder: Path) -> DataError:
+    return DataError(f"{folder}: cannot be read as a finished run. Remove it and run the same command again.")
 
 
 def _let_finish(child: subprocess.Popen[str]) -> None:

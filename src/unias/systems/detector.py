@@ -43,15 +43,16 @@ class SystemDetector(nn.Module):
         """Nothing is composed for use here."""
 
     def forward(self, images: Tensor, product: Tensor | None = None) -> Maps:
-        """``product`` (N,) says which product each photo is; None = the nearest class mean."""
+        """``product`` (N,) says which product each photo is; None = it is recognised."""
         features: Mapping[int, Tensor] = {}
+        novelty = None
         if product is None or self.system.reads == "features":
             features = self.backbone(images)
         if product is None:
-            product = self.statistics.nearest(pool(features))
+            product, novelty = self.statistics.recognise(pool(features))
         found = self._find(Seen(images, features, product))
         scale = self.map_scale[product][:, None, None]
-        return Maps(product, found.anomaly_map.float() * scale, {}, found.score.float())
+        return Maps(product, found.anomaly_map.float() * scale, {}, found.score.float(), novelty)
 
     def _find(self, seen: Seen) -> Found:
         if self.compute_type is None or not self.system.half_in_use:
