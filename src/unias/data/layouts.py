@@ -3,14 +3,13 @@
 Layouts, product by product:
 
     mvtec   <product>/train/good, <product>/test/<good or defect>, <product>/ground_truth/<defect>/<name>_mask.png
-            (or <name>.png); without ground_truth too; the root may itself be one product; VisA re-laid is this;
-            train/good may hold a folder for each recording session
+            (or <name>.png); without ground_truth too; train/good may hold a folder for each recording session; the root
+            may itself be one product; VisA re-laid is this
     visa    <product>/Data/Images/{Normal,Anomaly}, <product>/Data/Masks/Anomaly, split_csv/1cls.csv
     plain   <product>/*.png: every photo is a good training photo
     flat    *.png: one product, named after the folder
 
-Left out everywhere: hidden files and folders, Thumbs.db, desktop.ini, __MACOSX, folders of thumbnails, links that lead
-back into a folder above.
+Left out everywhere: hidden files, Thumbs.db, desktop.ini, __MACOSX, thumbnails, links that lead back into a folder above.
 """
 
 from __future__ import annotations
@@ -207,10 +206,9 @@ class _Scan:
                 place = "train/good" if part == "train" else "test/good or test/<defect>"
                 raise DataError(f"{direct[0]}: {_count(direct)} directly in {part}. Move them to {product}/{place}.")
             for kind in self.folders(below):
-                photos = self.photos(kind)
-                defect = "good" if kind.name.casefold() == "good" else kind.name
+                photos, defect = self.photos(kind), "good" if kind.name.casefold() == "good" else kind.name
                 if part == "train" and defect == "good":
-                    photos = [*photos, *(photo for session in self.folders(kind) for photo in self.photos(session))]
+                    photos += [photo for session in self.folders(kind) for photo in self.photos(session)]
                 if part == "train" and defect != "good":
                     if photos:
                         self.warnings.append(f"{kind}: {_count(photos)} not used; training reads train/good alone.")
@@ -398,4 +396,4 @@ def _below(text: str, where: str) -> str:
 
 
 def _count(photos: list[Path]) -> str:
-    return "1 photo" if len(photos) == 1 else f"{len(photos)} photos"
+    return f"{len(photos)} photo{'s' * (len(photos) != 1)}"

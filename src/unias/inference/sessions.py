@@ -48,8 +48,9 @@ class Session:
 def sessions(model: Model, data: Path | None = None) -> list[Session]:
     """Every session of every product with two or more.
 
-    A photo's session is the folder it lies in below train/good (or below the product); where all lie in one, the date in its name;
-    failing that, the date it was taken (EXIF), for which ``data`` must be given. Raises UsageError where no product has two.
+    A photo's session is the folder it lies in below train/good (or below the product); where all lie in one, the date in its
+    name; failing that, the date it was taken (EXIF), for which ``data`` must be given. Raises UsageError where no product
+    has two.
     """
     found = []
     for info in model.products:

@@ -1,0 +1,67 @@
+"""Promises across recording sessions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from unias.calibration.cuts import rank_cut
+from unias.data.layouts import scan
+from unias.errors import UsageError
+from unias.inference.products import ProductInfo
+from unias.inference.sessions import describe, sessions
+
+
+def model(scores: dict[str, float]) -> Any:
+    cut = rank_cut(list(scores.values()), 0.05)
+    info = ProductInfo("part", cut, (), tuple(scores), tuple(scores.values()))
+    return SimpleNamespace(products=(info,))
+
+
+def test_each_session_is_judged_by_the_others() -> None:
+    """Monday and Tuesday alike; on Wednesday the lamp was changed."""
+    scores = {
+        f"part/train/good/{day}/{n}.png": n / 40 + late for day, late in (("mo", 0), ("tu", 0)) for n in range(40)
+    }
+    scores |= {f"part/train/good/we/{n}.png": 2 + n / 40 for n in range(40)}
+    found = {one.session: one for one in sessions(model(scores))}
+    assert (found["we"].failed, found["we"].photos) == (40, 40)
+    assert found["we"].promised == 4 / 81
+    assert found["mo"].failed == 0
+    assert found["we"].chance < 1e-20
+    assert found["mo"].chance == 1
+    lines = describe(list(found.values()))
+    assert sum("does not hold" in line for line in lines) == 1
+
+
+def test_sessions_by_dates_in_names_and_exif(tmp_path: Path) -> None:
+    named = {f"part/train/good/cam1_2026-11-0{day}_{n}.png": float(n) for day in (1, 2) for n in range(3)}
+    assert [one.session for one in sessions(model(named))] == ["2026-11-01", "2026-11-02"]
+    taken = {}
+    (tmp_path / "part").mkdir()
+    for day in (3, 4):
+        exif = Image.Exif()
+        exif.get_ifd(0x8769)[0x9003] = f"2026:11:0{day} 10:00:00"
+        key = f"part/{day}.jpg"
+        Image.new("RGB", (40, 40)).save(tmp_path / key, exif=exif)
+        taken[key] = float(day)
+    assert [one.session for one in sessions(model(taken), tmp_path)] == ["2026-11-03", "2026-11-04"]
+    with pytest.raises(UsageError, match="two sessions"):
+        sessions(model(taken))
+
+
+def test_folders_below_good_are_sessions_and_trained_on(tmp_path: Path) -> None:
+    for name in ("a.png", "monday/a.png", "tuesday/b.png"):
+        file = tmp_path / "nut" / "train" / "good" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (40, 40)).save(file)
+    dataset = scan(tmp_path)
+    assert [sample.key for sample in dataset.train()] == [
+        "nut/train/good/a.png",
+        "nut/train/good/monday/a.png",
+        "nut/train/good/tuesday/b.png",
+    ]
