@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.stats import beta, binom
+from scipy.stats import beta, betabinom, binom, binomtest
 
-from unias.calibration.ranks import at_least, beta_quantile, cut_at, p_value, photos_for, promise
+from unias.calibration.ranks import (
+    at_least,
+    beta_quantile,
+    cut_at,
+    expected_failures,
+    p_value,
+    photos_for,
+    promise,
+    rate_interval,
+)
 
 
 @pytest.mark.parametrize(("n", "k", "bound"), [(59, 1, 0.05), (299, 1, 0.01), (5, 1, 0.4507), (20, 1, 0.139)])
@@ -77,3 +86,26 @@ def test_p_values_are_uniform_and_agree_with_the_cut() -> None:
     draws = rng.random((4000, 20))
     values = np.array([p_value(row[19], row[:19].tolist()) for row in draws])
     assert np.histogram(values, bins=20, range=(0.025, 1.025))[0].min() > 140  # 200 each, within four deviations
+
+
+@pytest.mark.parametrize(("count", "draws"), [(0, 10), (10, 10), (3, 17), (1, 300), (0, 0)])
+def test_rate_interval_against_scipy(count: int, draws: int) -> None:
+    if not draws:
+        assert rate_interval(count, draws) == (0, 1)
+        return
+    expected = binomtest(count, draws).proportion_ci(0.95, method="exact")
+    assert rate_interval(count, draws) == pytest.approx((expected.low, expected.high), abs=1e-9)
+
+
+@pytest.mark.parametrize("n", [5, 20, 59, 300])
+@pytest.mark.parametrize("photos", [1, 20, 100])
+def test_expected_failures_against_scipy(n: int, photos: int) -> None:
+    """At most half a per cent of the law lies below the interval, and as much above; one photo less would leave more."""
+    found = promise(n, 0.05)
+    low, high = expected_failures(found, photos)
+    law = betabinom(photos, found.rank, n + 1 - found.rank)
+    assert law.cdf(low - 1) <= 0.005 + 1e-9
+    assert law.cdf(low) > 0.005 - 1e-9
+    assert law.sf(high) <= 0.005 + 1e-9
+    assert law.sf(high - 1) > 0.005 - 1e-9
+    assert expected_failures(promise(0, 0.05), photos) == (0, photos)

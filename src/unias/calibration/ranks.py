@@ -99,3 +99,41 @@ def _binomial(count: int, draws: int, chance: float) -> float:
 def _whole(value: float) -> int:
     """Rounded down, but 2.9999999999 is 3: alpha (n + 1) is a product of decimals."""
     return math.floor(value + 1e-9)
+
+
+def rate_interval(count: int, draws: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """Clopper and Pearson's interval of a rate of which ``count`` of ``draws`` were seen; (0, 1) without any."""
+    if draws < 1:
+        return 0.0, 1.0
+    tail = (1 - confidence) / 2
+    low = beta_quantile(tail, count, draws - count + 1) if count else 0.0
+    high = beta_quantile(1 - tail, count + 1, draws - count) if count < draws else 1.0
+    return low, high
+
+
+def expected_failures(found: Promise, photos: int, confidence: float = 0.99) -> tuple[int, int]:
+    """How many of ``photos`` new good ones fail where the promise holds: the central interval of the beta-binomial law
+    (photos; k, n + 1 - k), which is what n held-out and m new exchangeable photos follow exactly."""
+    if not found.held_out:
+        return 0, photos
+    a, b = found.rank, found.held_out + 1 - found.rank
+    tail = (1 - confidence) / 2
+    below, low, high = 0.0, 0, photos
+    for count in range(photos + 1):
+        chance = math.exp(
+            math.lgamma(photos + 1)
+            - math.lgamma(count + 1)
+            - math.lgamma(photos - count + 1)
+            + _log_beta(count + a, photos - count + b)
+            - _log_beta(a, b)
+        )
+        if below + chance <= tail:
+            low = count + 1
+        if below < 1 - tail:
+            high = count
+        below += chance
+    return low, high
+
+
+def _log_beta(a: float, b: float) -> float:
+    return math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)

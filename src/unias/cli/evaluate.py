@@ -53,6 +53,13 @@ def evaluate(
         f"mean of {name}: pAP {percent(part['mean']['pap'])}, image AUROC {percent(part['mean']['image_auroc'])}"
         for name, part in document.get("subsets", {}).items()
     ]
+    found = document["calibration"]
+    if found["products"]:
+        mixed = found["mixed"]
+        text = f"false alarms {mixed['false_alarms']} of {mixed['good']} (promised {percent(mixed['promised'])}), "
+        text += f"missed {mixed['missed']} of {mixed['defective']}"
+        outside = [name for name, one in found["products"].items() if not one["inside"]]
+        lines.append(text + (f"; not as promised: {', '.join(outside)}" if outside else ""))
     lines.append(f"Figures: {output / 'metrics.json'}" + (f", report: {output / 'index.html'}" if page else ""))
     options.answer(as_json, document, "\n".join(lines))
 

@@ -21,6 +21,7 @@ from unias.config import to_dict
 from unias.data.layouts import Dataset, Sample, require_test, scan
 from unias.data.masks import load_mask, resize_mask
 from unias.errors import DataError, UsageError
+from unias.evaluation.promises import mixed_figures, promise_figures, promises_markdown
 from unias.evaluation.protocol import mean_metrics, metrics_document
 from unias.evaluation.spool import MEMORY
 from unias.evaluation.streaming import ClassFigures, ClassStream
@@ -126,12 +127,13 @@ def _evaluate_into(
     page: bool,
     progress: Progress,
 ) -> dict[str, Any]:
-    cuts = {product.name: product.cut.value for product in model.products}
+    known = {product.name: product.cut for product in model.products}
     classes: dict[str, dict[str, float]] = {}
     figures: dict[str, dict[str, dict[str, float]]] = {name: {} for name in parts}
     products: list[ProductReport] = []
     recognised: dict[str, float] = {}
     unknown: dict[str, float] = {}
+    kept: dict[str, dict[str, Any]] = {}
     ranking: dict[str, str] = {}
     failed: dict[str, list[dict[str, Any]]] = {}
     clock = Clock()
@@ -139,9 +141,9 @@ def _evaluate_into(
         samples = dataset.test(name)
         if not samples:
             continue
-        if name not in cuts:
+        if name not in known:
             progress.say(f"warning: the model was not trained on {name}: it has no cut of its own.")
-        cut = cuts.get(name)
+        cut = known[name].value if name in known else None
         with ClassStream(cut, home, _enlarged) as stream:
             traces: list[Trace] = []
             recognised[name], unknown[name] = predict_class(model, dataset, name, size, stream, progress, clock, traces)
@@ -154,6 +156,8 @@ def _evaluate_into(
             limit = stream.cut if stream.cut is not None else float("nan")
             worst = failures(stream.is_defect, stream.image_scores, limit, traces)
             failed[name] = [{"photo": samples[one.place].key, "why": one.why, "badness": one.badness} for one in worst]
+            if name in known:
+                kept[name] = promise_figures(known[name], stream.is_defect, stream.failed)
             if page:
                 masked = dataset.has_masks(name)
                 products.append(_product_report(model, name, samples, stream, found, masked, worst))
@@ -164,9 +168,12 @@ def _evaluate_into(
     )
     shown = f"{model.config.size} x {model.config.size}" if size == "model" else "original"
     document = metrics_document(classes, shown, info, figures or None) | {"failures": failed}
+    mixed = mixed_figures(kept)
+    document["calibration"] = {"products": kept, "mixed": mixed}
     marks = _stamp_lines(info)
     write_json(home / "metrics.json", document)
-    write_text(home / "table.md", _tables(classes, figures, marks))
+    told = f"\n## False alarms and misses\n\n{promises_markdown(kept, mixed)}" if kept else ""
+    write_text(home / "table.md", _tables(classes, figures, marks) + told)
     write_text(home / "table.csv", to_csv(classes, document["mean"], marks))
     if page:
         notes = [f"Figures of the photos in subset {part!r} are in metrics.json and table.md." for part in figures]

@@ -34,10 +34,11 @@ COLUMNS = (
     Column("ar", "AR (%)", "share of anomalous pixels in the defective photos"),
     Column("pap", "pAP", "average precision over all pixels"),
     Column("dsc", "DSC, oracle", "Dice a photo; the threshold maximises precision + recall on the test labels"),
-    Column("dsc_cut", "DSC, label-free", "Dice a photo; the model's own cut, no label used"),
+    Column("dsc_cut", "DSC, label-free", "Dice a photo; the masks that the model draws itself, no label used"),
     Column("dsc_best", "DSC, best", "Dice a photo; the single threshold that maximises it on the test labels"),
     Column("dsc_empty", "DSC, empty mask", "Dice a photo of predicting nothing anywhere"),
     Column("dsc_defective_oracle", "DSC defective, oracle", "the oracle's Dice over the defective photos alone"),
+    Column("dsc_defective_best", "DSC defective, best", "the best threshold's Dice over the defective photos alone"),
     Column("dsc_defective_cut", "DSC defective, label-free", "the label-free Dice over the defective photos alone"),
     Column("pixel_auroc", "pixel AUROC", "area under the ROC curve over all pixels"),
     Column("aupro", "AUPRO", "overlap a region up to 30 % false positive pixels"),
@@ -50,7 +51,11 @@ COLUMNS = (
 )
 HEADINGS = ("product", *(column.heading for column in COLUMNS))
 _EMPTY = ("dsc", "dsc_cut", "dsc_best", "dsc_empty")
-_EMPTY_DEFECTIVE = ("dsc_defective_oracle", "dsc_defective_cut")  # nothing is found there by predicting nothing
+_EMPTY_DEFECTIVE = (
+    "dsc_defective_oracle",
+    "dsc_defective_best",
+    "dsc_defective_cut",
+)  # nothing is found there by predicting nothing
 
 
 class Row(NamedTuple):

@@ -1,0 +1,98 @@
+"""What the model's own cuts promised, and what they did: false alarms with their interval, misses, by product and over all.
+
+Legend: N test photos of one product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unias.calibration.cuts import Cut
+from unias.calibration.ranks import expected_failures, rate_interval
+
+MIXED = "all mixed"
+SURE = 0.99
+
+
+def promise_figures(cut: Cut, is_defect: NDArray[np.bool_], failed: NDArray[np.bool_]) -> dict[str, Any]:
+    """One product.
+
+    Args:
+        is_defect, failed: (N,), truth and verdicts.
+
+    Returns counts, the realised rate with its 95% interval (Clopper-Pearson), what the cut promised, and between how many false
+    alarms must lie with 99% where the promise holds; ``inside`` says whether they do.
+    """
+    good, alarms = int((~is_defect).sum()), int(failed[~is_defect].sum())
+    low, high = rate_interval(alarms, good)
+    least, most = expected_failures(cut.promise, good, SURE)
+    return {
+        "good": good,
+        "false_alarms": alarms,
+        "rate": alarms / good if good else float("nan"),
+        "rate_low": low,
+        "rate_high": high,
+        "promised": cut.promise.rate,
+        "bound": cut.promise.bound,
+        "held_out": cut.held_out,
+        "provisional": cut.provisional,
+        "least": least,
+        "most": most,
+        "inside": least <= alarms <= most,
+        "defective": int(is_defect.sum()),
+        "missed": int((is_defect & ~failed).sum()),
+    }
+
+
+def mixed_figures(products: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """All products' photos together; promised: the mean promise, weighted by good photos."""
+    sums = {
+        key: sum(int(one[key]) for one in products.values()) for key in ("good", "false_alarms", "defective", "missed")
+    }
+    good, alarms = sums["good"], sums["false_alarms"]
+    low, high = rate_interval(alarms, good)
+    promised = sum(one["promised"] * one["good"] for one in products.values()) / good if good else float("nan")
+    return {
+        **sums,
+        "rate": alarms / good if good else float("nan"),
+        "rate_low": low,
+        "rate_high": high,
+        "promised": promised,
+    }
+
+
+def promises_markdown(products: Mapping[str, Mapping[str, Any]], mixed: Mapping[str, Any]) -> str:
+    """A table for people."""
+    lines = [
+        "| product | held out | false alarms | rate (95% interval) | promised on average | expected (99%) | missed |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for name, one in [*products.items(), (MIXED, mixed)]:
+        expected = ""
+        if "least" in one:
+            expected = f"{one['least']} to {one['most']}" + ("" if one["inside"] else ": **outside**")
+        held = str(one.get("held_out", "")) + (" (provisional)" if one.get("provisional") else "")
+        cells = [
+            name.replace("|", "\\|"),
+            held,
+            f"{one['false_alarms']} of {one['good']}",
+            f"{_percent(one['rate'])} ({_percent(one['rate_low'])} to {_percent(one['rate_high'])})",
+            _percent(one["promised"]),
+            expected,
+            f"{one['missed']} of {one['defective']}",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    lines += [
+        "",
+        "False alarms: good test photos that the model's own cuts fail; missed: defective ones that they pass. Expected: where "
+        "they lie with 99% if test photos are drawn as the held-out ones were (beta-binomial law); outside it they are not.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _percent(value: float) -> str:
+    return "–" if value != value else f"{100 * value:.1f}%"
