@@ -55,7 +55,7 @@ _EMPTY_DEFECTIVE = (
     "dsc_defective_oracle",
     "dsc_defective_best",
     "dsc_defective_cut",
-)  # nothing is found there by predicting nothing
+)  # 0 for an empty mask
 
 
 class Row(NamedTuple):
