@@ -92,7 +92,7 @@ def test_cut_is_the_highest_score_of_the_held_out_photos(model: Model, tiny_data
         scores = [model.predict(tiny_data / key, product=product.name).raw_score for key in product.held_out]
         assert product.cut.value == pytest.approx(max(scores), rel=CLOSE)
         assert list(product.held_out_scores) == pytest.approx(scores, rel=CLOSE)
-        assert (product.cut.held_out, product.cut.provisional) == (len(scores), False)
+        assert (product.cut.held_out, product.cut.provisional) == (len(scores), len(scores) < 20)
         assert product.cut.false_alarm_rate == pytest.approx(1 / (len(scores) + 1))
 
 

@@ -171,7 +171,7 @@ class CalibrationConfig:
     min_area: int = 1  # pixels of the model's map that a region must have to count
     lower_quantile: float = 0.99  # of good training photos' pixels: marked regions are grown down to it
     unknown_reach: float = (
-        1.5  # times the distance of the farthest good photo: beyond it a photo is of no known product
+        1.2  # how far a product reaches, in distances of its farthest good photo (maps/statistics.py)
     )
 
     def __post_init__(self) -> None:

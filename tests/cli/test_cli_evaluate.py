@@ -17,6 +17,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from unias.data.layouts import scan
 from unias.data.masks import read_mask, resize_mask
+from unias.evaluation.metrics import dice_per_sample
 from unias.evaluation.protocol import KEYS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -41,7 +42,7 @@ def test_metrics_have_the_documented_shape(evaluated: Any) -> None:
     answer, out = evaluated
     assert answer.code == 0, answer.err
     document = metrics(out)
-    assert list(document) == ["protocol", "size", "classes", "mean", "info", "failures"]
+    assert list(document) == ["protocol", "size", "classes", "mean", "info", "failures", "calibration"]
     assert document["size"] == "128 x 128"
     assert list(document["classes"]) == ["Dichtung groß", "plaque gravée"]
     for name, values in document["classes"].items():
@@ -77,13 +78,21 @@ def test_figures_are_those_of_the_maps(evaluated: Any, model: Any, tiny_data: Pa
         failed = np.array([not result.ok for result in results])
         assert values["miss_rate"] == pytest.approx(1 - failed[np.array(defect)].mean())
         assert values["false_alarm_rate"] == pytest.approx(failed[~np.array(defect)].mean())
+        dice = dice_per_sample(masks, np.stack([result.model_mask for result in results]))
+        assert values["dsc_cut"] == pytest.approx(dice.mean())
+        assert values["dsc_defective_cut"] == pytest.approx(dice[np.array(defect)].mean())
+        told = document["calibration"]["products"][name]
+        assert told["false_alarms"] == failed[~np.array(defect)].sum()
+        assert told["missed"] == (~failed[np.array(defect)]).sum()
+        assert told["held_out"] == next(p for p in model.products if p.name == name).cut.held_out
 
 
 def test_tables_have_every_class_the_mean_and_the_empty_mask(evaluated: Any) -> None:
     _, out = evaluated
     lines = (out / "table.md").read_text("utf-8").splitlines()
     first = [line.split("|")[1].strip() for line in lines if line.startswith("| ")]
-    assert first == ["product", "---", "Dichtung groß", "plaque gravée", "**Mean**", "**empty mask**"]
+    both = ["Dichtung groß", "plaque gravée"]
+    assert first == ["product", "---", *both, "**Mean**", "**empty mask**", "product", "---", *both, "all mixed"]
     assert any("AR (%)" in line and "pAP" in line and "DSC" in line for line in lines)
     rows = list(csv.DictReader((out / "table.csv").read_text("utf-8").splitlines()))
     assert [row["product"] for row in rows] == ["Dichtung groß", "plaque gravée", "Mean", "empty mask"]
@@ -164,6 +173,7 @@ def test_subsets(cli: Any, model_folder: Path, tiny_data: Path, tmp_path: Path) 
         "## All test photos",
         "## Subset: dev",
         "## Subset: rest",
+        "## False alarms and misses",
     ]
     assert "mean of dev" in answer.out
 

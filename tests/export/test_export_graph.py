@@ -40,10 +40,12 @@ def test_equals_the_detector_bit_for_bit(pixels: str, detector: Detector, images
     with torch.inference_mode():
         for product in (None, torch.tensor([1, 0, 1, 0])):
             maps = detector(images, product)
-            index, anomaly_map, score, *levels = graph(given, torch.full((4,), -1) if product is None else product)
+            asked = torch.full((4,), -1) if product is None else product
+            index, anomaly_map, score, novelty, *levels = graph(given, asked)
             assert torch.equal(index, maps.product)
             assert torch.equal(anomaly_map, maps.anomaly_map)
             assert torch.equal(score, maps.anomaly_map.amax(dim=(1, 2)))
+            assert maps.novelty is None or torch.equal(novelty, maps.novelty)
             assert all(torch.equal(a, b) for a, b in zip(levels, maps.levels.values(), strict=True))
         mixed = graph(given, torch.tensor([-1, 0, 1, -1]))[0].tolist()
     nearest = detector.statistics.nearest
@@ -103,6 +105,7 @@ def test_onnx_is_tidy(export_of: Callable[[str], Path]) -> None:
         "product_index": [count],
         "anomaly_map": [count, 128, 128],
         "raw_score": [count],
+        "novelty": [count],
         "level_4": [count, 64, 64],
         "level_2": [count, 64, 64],
     }

@@ -30,15 +30,26 @@ class ByHand:
     def __call__(self, images: torch.Tensor, product: torch.Tensor | None = None) -> Maps:
         self.sizes.append(len(images))
         found = (images[:, 0, 0, 0] > 0.5).long() if product is None else product
-        return Maps(found, images[:, 0], {4: images[:, 0, ::2, ::2]})
+        novelty = 2 * images[:, 1, 0, 0] if product is None else None
+        return Maps(found, images[:, 0], {4: images[:, 0, ::2, ::2]}, novelty=novelty)
 
 
-def exported(change: Any = lambda maps: maps, score: Any = lambda maps: maps.max(axis=(1, 2))) -> ExportedDetector:
+def exported(
+    change: Any = lambda maps: maps, score: Any = lambda maps: maps.max(axis=(1, 2)), farther: float = 2
+) -> ExportedDetector:
     def session(pixels: NDArray[Any], product: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
         images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
         maps = change(images[:, 0].numpy().copy())
         found = np.where(product < 0, (maps[:, 0, 0] > 0.5).astype(np.int64), product)
-        return {"product_index": found, "anomaly_map": maps, "raw_score": score(maps), "level_4": maps[:, ::2, ::2]}
+        level = maps[:, ::2, ::2]
+        novelty = farther * images[:, 1, 0, 0].numpy()
+        return {
+            "product_index": found,
+            "anomaly_map": maps,
+            "raw_score": score(maps),
+            "novelty": novelty,
+            "level_4": level,
+        }
 
     return ExportedDetector(session, ExportInfo("torch", "float32", (4,)))
 
@@ -51,6 +62,15 @@ def photos() -> Photos:
     masks = np.zeros((14, SIDE, SIDE), dtype=bool)
     masks[1::2, 2:4, 2:5] = True
     return Photos(images, np.arange(14) // 2 % 2, masks, "numbers")
+
+
+def test_photos_of_no_known_product_are_counted(photos: Photos) -> None:
+    """Three times as far: photos that were known are not any more."""
+    photos.images[:, 1, 0, 0] = 0.2
+    photos.images[3, 1, 0, 0] = 0.4
+    assert compare(ByHand(), exported(farther=3), photos).products == 1  # type: ignore[arg-type]
+    with pytest.raises(ExportError, match="novelty"):
+        compare(ByHand(), exported(farther=-3), photos)  # type: ignore[arg-type]
 
 
 def test_the_same_is_no_difference(photos: Photos) -> None:

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from unias.inference.result import Result, pred_score
-from unias.report.predictions import _names, _rows, _write_pictures
+from unias.report.predictions import COLUMNS, _names, _rows, _write_pictures
 
 MODEL: Any = SimpleNamespace(config=SimpleNamespace(bits=None, size=224))
 
@@ -19,7 +19,8 @@ MODEL: Any = SimpleNamespace(config=SimpleNamespace(bits=None, size=224))
 def result(path: Path, height: int, width: int, cut: float = 0.5) -> Result:
     anomaly_map = np.zeros((224, 224), dtype=np.float32)
     anomaly_map[100:110, 50:60] = 1.0
-    return Result(path, "part", 1.0, pred_score(1.0, cut), False, cut, anomaly_map, anomaly_map > cut, (height, width))
+    score, mask = pred_score(1.0, cut), anomaly_map > cut
+    return Result(path, "part", "part", False, 1.0, score, 0.1, cut, (height, width), anomaly_map, mask)
 
 
 @pytest.mark.parametrize("shape", [(332, 1000), (270, 355), (683, 1024), (40, 1900), (224, 224), (9, 11)])
@@ -42,9 +43,7 @@ def test_names_do_not_collide(tmp_path: Path) -> None:
 
 
 def test_rows_written_so_far_are_kept(tmp_path: Path) -> None:
-    row = dict.fromkeys(
-        ("path", "product", "ok", "pred_score", "raw_score", "cut", "defect_area", "heatmap", "mask", "levels"), "x"
-    )
+    row = dict.fromkeys(COLUMNS, "x")
 
     def interrupted() -> None:
         with _rows(tmp_path) as write:

@@ -30,7 +30,7 @@ class Difference:
         largest: largest difference of a photo's map over the map's largest value, of the worst photo.
         mean: mean difference of the maps over their mean.
         score: largest difference of a photo's score over the score.
-        products: how many photos are taken for another product.
+        products: how many photos are taken for another product, or for none.
         precision: pixel average precision on the drawn defects, trained and exported, in per cent.
     """
 
@@ -61,7 +61,7 @@ class Difference:
 
 @torch.inference_mode()
 def maps_of(detector: Detector | ExportedDetector, photos: Photos, known: bool) -> tuple[NDArray[Any], NDArray[Any]]:
-    """(anomaly maps (n, S, S), product (n,)), in batches of 8 in turn with smaller ones."""
+    """(anomaly maps (n, S, S), product (n,), -1 = none that is known), in batches of 8 in turn with smaller ones."""
     maps: list[NDArray[Any]] = []
     products: list[NDArray[Any]] = []
     for start, stop in batches(len(photos)):
@@ -69,7 +69,8 @@ def maps_of(detector: Detector | ExportedDetector, photos: Photos, known: bool) 
         product = torch.from_numpy(photos.product[start:stop]).to(detector.device) if known else None
         given = detector(images, product)
         maps.append(given.anomaly_map.float().cpu().numpy())
-        products.append(given.product.cpu().numpy())
+        found = given.product if given.novelty is None else torch.where(given.novelty > 1, -1, given.product)
+        products.append(found.cpu().numpy())
     return np.concatenate(maps), np.concatenate(products)
 
 
@@ -137,6 +138,8 @@ def _check_outputs(exported: ExportedDetector, photos: Photos, shape: Sequence[i
     given = exported.session(to_pixels(torch.from_numpy(few), exported.info.pixels), np.full(len(few), -1))
     if not np.allclose(given["raw_score"], given["anomaly_map"].max(axis=(1, 2)), rtol=1e-6):
         raise ExportError("the graph's raw_score is not the highest value of its anomaly_map. It was not kept.")
+    if given["novelty"].shape != (len(few),) or not (given["novelty"] >= 0).all():
+        raise ExportError("the graph's novelty is not one number a photo from 0 up. It was not kept.")
     for level in exported.info.levels:
         if given[f"level_{level}"].shape != (len(few), shape[1] // 2, shape[2] // 2):
             raise ExportError(f"the graph's level_{level} has the shape {given[f'level_{level}'].shape}.")

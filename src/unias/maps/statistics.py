@@ -15,6 +15,9 @@ from unias.model.filters import GaussianBlur
 
 POOL_SHRINK, SHRINK = 0.1, 1e-3  # of each pooled feature's variance, and of their mean, added to the diagonal
 NOISE_FLOOR = 0.02  # of the local noise, as a share of the product's mean: quiet surroundings do not blow a map up
+LEAST_PHOTOS = 8  # of a product, for a word on what is no product at all
+BESIDE = 0.65  # where a model knows one product only, another one counts as lying at this part of the distance
+TINY = 1e-12
 SPREAD_LEVELS = (3, 2)  # the levels whose local noise decides; the finest is noisy everywhere, the coarsest nowhere
 
 
@@ -50,14 +53,19 @@ class ProductStatistics(nn.Module):
         """(product, novelty) of each photo, (N,) int64 and (N,) float32.
 
         product: the nearest class mean of pooled features, distances by their covariance within products (Mahalanobis), so
-        that what varies within every product tells little. novelty: the distance over the product's reach; above 1 the photo
-        is of no product that the model knows.
+        that what varies within every product tells little. novelty: above 1 the photo is of no product that the model knows.
+        It is the distance over the product's reach, times the distance over that of the second nearest product: a badly
+        broken part lies far from its own product, but it comes no nearer to another one, and what is neither lies far from both.
 
         Differences are taken before squares are summed: a matrix product would cancel, and by batch size.
         """
         apart = (pooled @ self.whitening)[:, None] - (self.prototypes @ self.whitening)[None]
-        distance, product = apart.square().sum(dim=2).min(dim=1)
-        return product, distance.sqrt() / self.reach[product]
+        squares = apart.square().sum(dim=2)
+        if len(self.products) == 1:
+            return squares.argmin(dim=1), BESIDE * squares[:, 0].sqrt() / self.reach[0]
+        nearest, which = squares.topk(2, dim=1, largest=False)
+        product = which[:, 0]
+        return product, nearest[:, 0] / nearest[:, 1].clamp_min(TINY).sqrt() / self.reach[product]
 
     def nearest(self, pooled: Tensor) -> Tensor:
         """The product of each photo, (N,) int64."""
@@ -67,7 +75,9 @@ class ProductStatistics(nn.Module):
     def fit_prototypes(self, pooled: Tensor, product: Tensor, reach: float) -> None:
         """pooled (n, F) and product (n,) of training photos; the covariance is shrunk towards its diagonal.
 
-        A product reaches ``reach`` times as far as the farthest of its own photos.
+        A product reaches ``reach`` times as far as the farthest of its own photos, each measured as if it had not been among
+        them (exactly so but for the shrinkage): with few photos the others say little of where the next one lies. With fewer
+        than ``LEAST_PHOTOS`` nothing is said, and no photo is ever too far.
         """
         rows = pooled.cpu().double()
         within = torch.zeros(rows.shape[1], rows.shape[1], dtype=torch.float64)
@@ -82,9 +92,17 @@ class ProductStatistics(nn.Module):
         within = within + torch.diag(POOL_SHRINK * spread + floor)
         self.whitening.copy_(torch.linalg.cholesky(torch.linalg.inv(within)).float())
         for index in range(len(self.products)):
-            own = rows[product.cpu() == index].float().to(self.prototypes.device)
-            apart = own @ self.whitening - self.prototypes[index] @ self.whitening
-            self.reach[index] = reach * apart.square().sum(dim=1).max().sqrt()
+            own = rows[product.cpu() == index]
+            if len(own) < LEAST_PHOTOS:
+                self.reach[index] = torch.inf
+                continue
+            whitening = self.whitening.cpu().double()
+            squares = ((own - self.prototypes[index].cpu().double()) @ whitening).square().sum(dim=1)
+            left = len(own) / (
+                len(own) - 1
+            )  # the mean moves away from a photo that is left out, the covariance shrinks
+            squares = left**2 * squares / (1 - squares * left / len(rows)).clamp_min(1e-3)
+            self.reach[index] = reach * float(squares.max().sqrt())
 
     @torch.no_grad()
     def fit_levels(self, index: int, levels: Mapping[int, Tensor], blur: GaussianBlur | None, spread: float) -> None:
