@@ -87,7 +87,11 @@ def test_missed_defects_pull_the_cut_below_them(cli: Any, copy: Path, tiny_data:
     ranked = sorted((model.predict(tiny_data / key, product=name).raw_score, key) for key in model.products[0].held_out)
     (tmp_path / "missed").mkdir()
     shutil.copy(tiny_data / ranked[1][1], tmp_path / "missed" / "photo.png")  # stands for a defect that passed
-    answer = cli("calibrate", copy, "--missed", tmp_path / "missed", "--product", name, "-q", "--json")
+    wish = ["--missed", tmp_path / "missed", "--product", name, "-q"]
+    answer = cli("calibrate", copy, *wish, "--dry-run")
+    assert "--most-false-alarms" in answer.out  # it would cost most of the good photos
+    wish += ["--most-false-alarms", 1]
+    answer = cli("calibrate", copy, *wish, "--json")
     assert answer.code == 0, answer.err
     (price,) = strict(answer.out)["products"]
     assert price["caught"] == [0, 1]
@@ -96,10 +100,10 @@ def test_missed_defects_pull_the_cut_below_them(cli: Any, copy: Path, tiny_data:
     assert not again.predict(tmp_path / "missed" / "photo.png", product=name).ok
     assert products_of(copy)[0]["cut"]["value"] == pytest.approx(ranked[0][0])
     shutil.copy(tiny_data / ranked[0][1], tmp_path / "missed" / "photo.png")  # as usual as the most usual good photo
-    answer = cli("calibrate", copy, "--missed", tmp_path / "missed", "--product", name, "-q")
+    answer = cli("calibrate", copy, *wish)
     assert answer.code == 0
     assert "look like good photos" in answer.out
-    cli("calibrate", copy, "--false-alarms", 0.05, "-q")  # what was missed is remembered
+    cli("calibrate", copy, "--false-alarms", 0.06, "--most-false-alarms", 1, "-q")  # what was missed is remembered
     assert products_of(copy)[0]["cut"]["value"] == pytest.approx(ranked[0][0])
 
 

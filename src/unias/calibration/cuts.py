@@ -83,20 +83,24 @@ def lower_cut(maps: NDArray[np.float32], share: float) -> float:
     return float(np.quantile(maps, share)) if maps.size else math.inf
 
 
-def lowered_cut(held_scores: Sequence[float], wished: float, missed: Sequence[float]) -> tuple[Cut, int]:
+def lowered_cut(
+    held_scores: Sequence[float], wished: float, missed: Sequence[float], most: float = 1.0
+) -> tuple[Cut, int]:
     """The cut that ``wished`` allows, or the highest lower one that fails the missed defects too, as far as any does.
 
     The cut stays a held-out score, so its rank still says what it promises, though it was chosen after the fact. Missed defects
-    not above the lowest held-out score are left: a cut that finds them would fail every good photo.
+    that only a cut with more than ``most`` false alarms would find are left.
 
     Args:
         missed: scores of defective photos that must fail, at least one.
+        most: rate promised at the lowest cut that may be taken.
 
     Returns (cut, how many of ``missed`` still pass).
     """
     cut = rank_cut(held_scores, wished)
     falling = sorted(held_scores, reverse=True)
-    wanted = [score for score in missed if score > falling[-1]]
+    deepest = max(cut.promise.rank, min(len(falling), int(most * (len(falling) + 1) + 1e-9)))
+    wanted = [score for score in missed if score > falling[deepest - 1]]
     if wanted and min(wanted) <= cut.value:
         value = next(score for score in falling if score < min(wanted))
         rank = falling.index(value) + 1

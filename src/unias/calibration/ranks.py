@@ -48,7 +48,7 @@ def promise(held_out: int, wished: float) -> Promise:
 def promise_at(rank: int, held_out: int, wished: float) -> Promise:
     """What a cut at another rank promises, whatever was wished."""
     rate = rank / (held_out + 1)
-    missing = 0 if rate <= wished * (1 + 1e-12) else photos_for(wished) - held_out
+    missing = 0 if rate <= wished * (1 + 1e-12) else max(0, photos_for(wished) - held_out)
     return Promise(wished, held_out, rank, rate, beta_quantile(CONFIDENCE, rank, held_out + 1 - rank), missing)
 
 

@@ -17,6 +17,9 @@ def calibrate(
     false_alarms: float | None = typer.Option(None, help="Share of good photos that may fail, such as 0.01."),
     good: Path | None = typer.Option(None, help="Folder of further photos of good parts; they join the held-out ones."),
     missed: Path | None = typer.Option(None, help="Folder of photos of defects that passed; cuts move below them."),
+    most_false_alarms: float = typer.Option(
+        0.2, min=0.0, max=1.0, help="With --missed: no cut that promises more false alarms than this."
+    ),
     min_area: int | None = typer.Option(None, min=1, help="Smallest region that counts, in pixels of the model's map."),
     ignore: list[str] = typer.Option(
         [], help="PRODUCT=MASK.png: what is white there is ignored; PRODUCT=none lifts it. May be repeated."
@@ -66,6 +69,7 @@ def calibrate(
         good=good,
         missed=missed,
         product=product,
+        most_false_alarms=most_false_alarms,
         progress=progress,
     )
     if not dry_run:

@@ -81,6 +81,7 @@ def recalibrate(
     good: Path | None = None,
     missed: Path | None = None,
     product: str | None = None,
+    most_false_alarms: float = 0.2,
     progress: Progress | None = None,
 ) -> tuple[tuple[ProductInfo, ...], list[Price], list[Path]]:
     """Give back the products with their cuts moved, the price of each, and photos of no known product.
@@ -92,6 +93,7 @@ def recalibrate(
         data: folder of the held-out photos, which another least area or zone asks to score anew.
         good: folder of photos of good parts. missed: folder of photos of defects that passed.
         product: what the photos in ``good`` and ``missed`` show, and whom the wishes are for; None = recognised, and all.
+        most_false_alarms: missed defects that only a cut promising more than this would find are named and left.
 
     Raises:
         UsageError: a product that the model does not know, a rate or an area that cannot be, a missing ``data``.
@@ -125,14 +127,14 @@ def recalibrate(
     prices = []
     for place, info in enumerate(infos):
         rate = false_alarms if false_alarms is not None and product in (None, info.name) else None
-        infos[place], price = _moved(model.products[place], info, rate, found)
+        infos[place], price = _moved(model.products[place], info, rate, found, most_false_alarms)
         if price is not None:
             prices.append(price)
     return tuple(infos), prices, found.unknown
 
 
 def _moved(
-    before: ProductInfo, info: ProductInfo, wish: float | None, found: _Found
+    before: ProductInfo, info: ProductInfo, wish: float | None, found: _Found, most: float
 ) -> tuple[ProductInfo, Price | None]:
     """The product with its cut where it belongs now; the price is None where nothing was to be done."""
     name = info.name
@@ -147,11 +149,11 @@ def _moved(
     if scores:
         cut = rank_cut(scores, rate)
         if missed:
-            cut, left = lowered_cut(scores, rate, missed)
+            cut, left = lowered_cut(scores, rate, missed, most)
             if left:
                 notes.append(
-                    f"{left} of {len(missed)} missed defects look like good photos to the model; no cut finds them without "
-                    "failing all. More training, a larger input (--size) or --tile may"
+                    f"{left} of {len(missed)} missed defects look like good photos to the model: a cut that finds them fails "
+                    f"more than {most:.0%} of those (--most-false-alarms allows it; more training or a larger --size may mend it)"
                 )
     else:
         cut = info.cut
