@@ -27,7 +27,7 @@ from unias.systems.detector import SystemDetector
 from unias.systems.registry import find, title
 from unias.systems.task import SystemTask
 from unias.training.batches import Batch, Batches
-from unias.training.features import Features, Pixels
+from unias.training.features import Features, Pixels, fit_standardize
 from unias.training.loop import Outcome
 from unias.training.pixels import PixelBatches
 
@@ -54,6 +54,8 @@ class SystemRun(TrainingRun):
             raise UsageError(f"--steps: {config.system} looks at every photo once and makes no steps. Leave it out.")
         if config.train.cache:
             self.fill_cache()
+        if detector.system.standardize:
+            fit_standardize(detector.system.standardize, self.trained.batches("feature statistics"))
         keep_freed_memory()
         seed_everything(config.train.seed)
         batches = self._batches(detector.system, workers)

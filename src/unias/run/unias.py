@@ -37,7 +37,7 @@ class UniASRun(TrainingRun):
         keep_freed_memory()
         detector = build_detector(config, self.products, self.backbone).to(self.device)
         if config.model.standardize:
-            fit_standardize(detector.unias, self.trained.batches("feature statistics"))
+            fit_standardize(detector.unias.standardize, self.trained.batches("feature statistics"))
         task = UniASTask(detector.unias, config.train)
         outcome = self.train(task, detector, self.batches(workers), home, resume, loggers)
         return outcome, detector.eval()

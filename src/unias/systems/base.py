@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from unias.backbones.timm_backbone import FrozenBackbone
 from unias.config import BackboneConfig, Config, TrainConfig, from_dict
 from unias.errors import UsageError
+from unias.model.filters import Standardize
 from unias.progress import Progress
 from unias.systems.corruption import Corruption
 from unias.training.batches import Batch
@@ -69,6 +70,9 @@ class System(nn.Module):
     """One model for all products of a run. A subclass gives ``Settings``, ``presets``, ``find``, and either ``forward`` and
     ``loss`` (trained by gradients) or ``collect`` and ``finish`` (filled in one pass).
 
+    Where the settings have ``standardize`` and it is True, ``scaled`` brings each channel of the features to mean 0 and deviation 1
+    by the training photos' statistics, which the run fits before the first step; else it changes nothing.
+
     Attributes:
         name: what --system takes. title: for tables. source: paper and venue.
         reads: "features" of the frozen backbone, or "pixels".
@@ -91,6 +95,9 @@ class System(nn.Module):
     def __init__(self, settings: Any, parts: Parts) -> None:
         super().__init__()
         self.settings = settings
+        self.standardize = nn.ModuleDict()
+        if getattr(settings, "standardize", False):
+            self.standardize.update({str(level): Standardize(count) for level, count in parts.channels.items()})
         self.parts = parts  # a plain dataclass: the backbone in it is not registered here
 
     @classmethod
@@ -106,6 +113,12 @@ class System(nn.Module):
     def settings_of(cls, config: Config) -> Any:
         """The system's own settings, checked. Raises UsageError for one that it does not have."""
         return from_dict(cls.Settings, dict(config.settings), f"settings of {cls.name}")
+
+    def scaled(self, features: Mapping[int, Tensor]) -> dict[int, Tensor]:
+        """The features, standardised where the settings say so."""
+        if not self.standardize:
+            return dict(features)
+        return {level: self.standardize[str(level)](values.float()) for level, values in features.items()}
 
     def find(self, seen: Seen) -> Found:
         """Maps and scores of photos in use."""

@@ -32,6 +32,7 @@ class HVQSettings:
     transport: float = TRANSPORT  # weight of the transport cost in the map
     clip: float = 0.1
     weight_decay: float = 1e-4
+    standardize: bool = False  # features per channel to mean 0, deviation 1; published: as they come
     schedule: str = "drop"
 
     def __post_init__(self) -> None:
@@ -90,13 +91,13 @@ class HVQSystem(System):
         return {"small": small, "paper": paper}
 
     def forward(self, batch: Batch) -> HVQOutput:
-        out: HVQOutput = self.net(batch.features, batch.product)
+        out: HVQOutput = self.net(self.scaled(batch.features), batch.product)
         return out
 
     def loss(self, output: Any, batch: Batch) -> dict[str, Tensor]:
         return {"loss": output.loss()}
 
     def find(self, seen: Seen) -> Found:
-        output: HVQOutput = self.net(seen.features, seen.product)
+        output: HVQOutput = self.net(self.scaled(seen.features), seen.product)
         maps = enlarged(HVQOutput(*(part.float() for part in output)).map(self.settings.transport), self.parts.size)
         return Found(maps, pooled_score(maps))

@@ -29,6 +29,7 @@ class UniADSettings:
     window: int = 7
     clip: float = 0.1
     weight_decay: float = 1e-4
+    standardize: bool = False  # features per channel to mean 0, deviation 1; published: as they come
     schedule: str = "drop"  # after four fifths of the steps that are made; published: after 801 of 1000 epochs
 
     def __post_init__(self) -> None:
@@ -82,13 +83,13 @@ class UniADSystem(System):
         return {"small": small, "paper": paper}
 
     def forward(self, batch: Batch) -> UniADOutput:
-        out: UniADOutput = self.net(batch.features)
+        out: UniADOutput = self.net(self.scaled(batch.features))
         return out
 
     def loss(self, output: Any, batch: Batch) -> dict[str, Tensor]:
         return {"mse": output.loss()}
 
     def find(self, seen: Seen) -> Found:
-        output: UniADOutput = self.net(seen.features)
+        output: UniADOutput = self.net(self.scaled(seen.features))
         maps = enlarged(UniADOutput(*(part.float() for part in output)).map(), self.parts.size)
         return Found(maps, pooled_score(maps))

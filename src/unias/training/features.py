@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from unias.backbones.timm_backbone import FrozenBackbone
 from unias.config import LEVELS, STRIDES, Config
@@ -20,7 +20,6 @@ from unias.data.transforms import turned
 from unias.errors import DataError
 from unias.files import ensure_folder, sha256_of_tensors
 from unias.model.filters import Standardize
-from unias.model.unias import UniAS
 from unias.progress import Progress
 
 BATCH = 8
@@ -173,10 +172,8 @@ class Pixels(Features):
 
 
 @torch.no_grad()
-def fit_standardize(model: UniAS, batches: Iterator[dict[int, Tensor]]) -> None:
-    """Per channel mean and deviation of the training photos' features, in float64 sums."""
-    if not model.standardize:
-        return
+def fit_standardize(levels: nn.ModuleDict, batches: Iterator[dict[int, Tensor]]) -> None:
+    """Per channel mean and deviation of the training photos' features, in float64 sums, for {level: Standardize}."""
     sums: dict[int, Tensor] = {}
     squares: dict[int, Tensor] = {}
     counts: dict[int, int] = {}
@@ -189,7 +186,7 @@ def fit_standardize(model: UniAS, batches: Iterator[dict[int, Tensor]]) -> None:
     for level, total in sums.items():
         mean = total / counts[level]
         deviation = (squares[level] / counts[level] - mean.square()).clamp_min(0).sqrt()
-        module = model.standardize[str(level)]
+        module = levels[str(level)]
         assert isinstance(module, Standardize)
         module.mean.copy_(mean.float())
         module.deviation.copy_(deviation.float().clamp_min(1e-6))
