@@ -24,6 +24,7 @@ from unias.run.unias import UniASRun
 from unias.runtime import pick_device, set_threads
 from unias.systems.registry import UNIAS, config_of, find
 from unias.training.checkpoint import STATE_FILE
+from unias.training.groups import group_photos
 from unias.training.loggers import build_loggers
 from unias.training.photos import check_photos
 
@@ -56,6 +57,7 @@ def train(
     workers: int = 0,
     logger: str = "none",
     skip_bad: bool = False,
+    group: str | None = None,
     progress: Progress | None = None,
 ) -> Model:
     """Train ONE model on every product found in ``data`` and write it to the folder ``output``.
@@ -69,6 +71,8 @@ def train(
         recipe: flips and rotations of training photos: auto, none, mvtec or visa; None = the preset's.
         resume: go on with an unfinished run in ``output``.
         skip_bad: leave unreadable photos out (each named) instead of stopping.
+        group: for one folder of several products that nobody sorted: "auto", or how many they are. Groups become products, to be
+            named later (``unias rename``).
 
     Raises:
         DataError, UsageError, MissingError, TrainingError, Interrupted: see ``unias.errors``.
@@ -97,9 +101,11 @@ def train(
     with claimed_folder(home.parent), claimed_folder(home / STATE_FOLDER):
         dataset = check_photos(dataset, chosen.bits, skip_bad, progress)
         wish = chosen.train
+        net = build_backbone(chosen.backbone).to(place)
+        if group is not None:
+            dataset = group_photos(dataset, group, net, chosen, place, progress)
         split = hold_out_products(dataset.train(), wish.seed, wish.hold_out, wish.hold_out_least)
         _say_split(split, progress)
-        net = build_backbone(chosen.backbone).to(place)
         kind: type[TrainingRun] = UniASRun if chosen.system == UNIAS else SystemRun
         run = kind(dataset, split, chosen, net, place, progress, started)
         outcome, detector = run.fit(home, resume, workers, loggers)

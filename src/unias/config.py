@@ -96,6 +96,7 @@ class MapConfig:
     power: float = 1.0  # `mean`: levels are raised to it first; 1 = sum, towards 0 = product
     local_sigma: float = 0.0  # `mean`: sigma of a place's surroundings, in pixels of level 1's map at 224; 0 = off
     local_spread: float = 0.8  # `mean`: photo-to-photo deviation of the log local noise at which both weigh alike
+    drawn: int = 0  # `mean`: photos a product that defects are drawn into to choose weights and power; 0 = the above
     kernels: tuple[int, ...] = (3, 5, 7, 9)  # Gaussian smoothing of levels 4, 3, 2, 1; sigma = kernel / 3
 
     def __post_init__(self) -> None:
@@ -107,6 +108,7 @@ class MapConfig:
             or sum(self.weights) <= 0
             or self.local_sigma < 0
             or min(self.local_spread, self.power) <= 0
+            or self.drawn < 0
         ):
             raise UsageError(
                 "maps: weights must be at least 0 and not all 0, local_sigma at least 0, local_spread above 0."

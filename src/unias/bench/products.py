@@ -118,7 +118,7 @@ def widen(stored: StoredModel, products: Sequence[Product], photos: int, progres
     assert isinstance(stored.detector, Detector)
     old, size = stored.detector, stored.config.size
     names = tuple(product.name for product in products)
-    statistics = ProductStatistics(names, old.backbone.channels)
+    statistics = ProductStatistics(names, old.backbone.channels, old.default_rule)
     detector = Detector(old.backbone, old.unias, statistics, old.config, old.size).eval()
     pooled: list[Tensor] = []
     unseen: list[Tensor] = []

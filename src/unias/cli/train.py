@@ -42,6 +42,9 @@ def train(
     skip_bad: bool = typer.Option(
         False, "--skip-bad", help="Leave unreadable photos out, each named, instead of stopping."
     ),
+    group: str | None = typer.Option(
+        None, help="One folder of several products, unsorted: auto, or how many they are; name them with unias rename."
+    ),
     workers: int = typer.Option(0, min=0, help="Processes that decode photos when features are not cached."),
     logger: str = typer.Option("none", help="none, csv, tensorboard, wandb or mlflow."),
     device: str = options.Device,
@@ -75,6 +78,7 @@ def train(
         workers=workers,
         logger=logger,
         skip_bad=skip_bad,
+        group=group,
         progress=options.progress(quiet),
     )
     record = model.record

@@ -35,6 +35,7 @@ from unias.files import sha256, write_json, write_text, writing_folder
 from unias.inference.engines import GRAPH_FILES, INFO_FILE, ExportedDetector, open_session, read_info
 from unias.inference.products import ProductInfo, product_from_dict, zones
 from unias.maps.detector import Detector
+from unias.maps.fusion import Rule
 from unias.maps.statistics import ProductStatistics
 from unias.model.build import build_unias
 from unias.systems.base import Parts
@@ -71,7 +72,9 @@ def build_system(
 def build_detector(config: Config, products: tuple[str, ...], backbone: FrozenBackbone) -> Detector:
     """Modules by the settings, around a backbone."""
     unias = build_unias(config.model, backbone.channels, config.grid)
-    statistics = ProductStatistics(products, backbone.channels)
+    first, second, third, fourth = config.maps.weights
+    rule = Rule((first, second, third, fourth), config.maps.power)
+    statistics = ProductStatistics(products, backbone.channels, rule)
     return Detector(backbone, unias, statistics, config.maps, config.size)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from unias.backbones.timm_backbone import FrozenBackbone
 from unias.config import LEVELS, MapConfig
+from unias.maps.fusion import Rule, power_mean
 from unias.maps.levels import LevelMaps, cosine_distances, product_fusion, to_input_size
 from unias.maps.statistics import NOISE_FLOOR, ProductStatistics, pool
 from unias.model.filters import GaussianBlur
@@ -64,7 +65,6 @@ class Detector(nn.Module):
         self.config = config
         self.size = size
         self.level_maps = LevelMaps(config.kernels, size // 2)
-        self.weights = dict(zip(LEVELS, config.weights, strict=True))
         sigma = config.local_sigma * size / 224
         self.local = GaussianBlur(2 * round(2 * sigma) + 1, sigma) if sigma > 0 else None
 
@@ -104,17 +104,33 @@ class Detector(nn.Module):
         return maps
 
     def fuse(self, levels: Mapping[int, Tensor], product: Tensor) -> Tensor:
-        """product (paper): the levels multiplied. mean: a weighted mean of powers of the levels, each over what is usual: its
-        product's mean on training photos, and, as far as the product's local share says, its surroundings in this photo."""
+        """product (paper): the levels multiplied. mean: the product's own rule (``maps.fusion``) over ``ratios``."""
         if self.config.fusion == "product":
             return product_fusion(dict(levels))
-        total = sum(self.weights[k] for k in levels)
+        statistics = self.statistics
+        return power_mean(self.ratios(levels, product), statistics.weights[product], statistics.power[product])
+
+    def ratios(self, levels: Mapping[int, Tensor], product: Tensor) -> dict[int, Tensor]:
+        """Each level over what is usual: its product's mean on training photos, and, as far as the product's local share says,
+        its surroundings in this photo."""
         share = self.statistics.local_share[product][:, None, None]
-        fused = torch.zeros_like(next(iter(levels.values())))
+        found = {}
         for level, values in levels.items():
             usual = self.statistics.level_mean[product, LEVELS.index(level)].clamp_min(1e-12)
             values = values / usual[:, None, None]
             if self.local is not None:
                 values = values / (self.local(values[:, None])[:, 0] + NOISE_FLOOR) ** share
-            fused = fused + (self.weights[level] / total) * values.clamp_min(0) ** self.config.power
-        return fused
+            found[level] = values
+        return found
+
+    def mean_by(self, ratios: Mapping[int, Tensor], rule: Rule) -> Tensor:
+        """The map by another rule than the product's own."""
+        one = next(iter(ratios.values()))
+        weights = torch.tensor(rule.weights, device=one.device).expand(len(one), -1)
+        return power_mean(ratios, weights, torch.full((len(one),), rule.power, device=one.device))
+
+    @property
+    def default_rule(self) -> Rule:
+        """The settings' own."""
+        first, second, third, fourth = self.config.weights
+        return Rule((first, second, third, fourth), self.config.power)

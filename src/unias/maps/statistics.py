@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from unias.config import LEVELS
+from unias.maps.fusion import Rule
 from unias.model.filters import GaussianBlur
 
 POOL_SHRINK, SHRINK = 0.1, 1e-3  # of each pooled feature's variance, and of their mean, added to the diagonal
@@ -18,6 +19,7 @@ NOISE_FLOOR = 0.02  # of the local noise, as a share of the product's mean: quie
 LEAST_PHOTOS = 8  # of a product, for a word on what is no product at all
 BESIDE = 0.65  # where a model knows one product only, another one counts as lying at this part of the distance
 TINY = 1e-12
+SUM = Rule((1.0, 1.0, 1.0, 1.0), 1.0)
 SPREAD_LEVELS = (3, 2)  # the levels whose local noise decides; the finest is noisy everywhere, the coarsest nowhere
 
 
@@ -30,7 +32,7 @@ class ProductStatistics(nn.Module):
     """Per product: the class mean of pooled features, the level maps' means, and how far surroundings decide.
 
     Buffers: prototypes (P, F), whitening (F, F), reach (P,), level_mean (P, 4) with columns for levels 4, 3, 2, 1, local_share
-    (P,) in [0, 1]. They change nothing until they are fitted.
+    (P,) in [0, 1], weights (P, 4) and power (P,) of the fusion. They change nothing until they are fitted.
     """
 
     prototypes: Tensor
@@ -38,8 +40,10 @@ class ProductStatistics(nn.Module):
     reach: Tensor
     level_mean: Tensor
     local_share: Tensor
+    weights: Tensor
+    power: Tensor
 
-    def __init__(self, products: Sequence[str], channels: Mapping[int, int]) -> None:
+    def __init__(self, products: Sequence[str], channels: Mapping[int, int], rule: Rule = SUM) -> None:
         super().__init__()
         self.products = tuple(products)
         count, pooled = len(self.products), sum(channels[level] for level in LEVELS)
@@ -48,6 +52,14 @@ class ProductStatistics(nn.Module):
         self.register_buffer("reach", torch.full((count,), torch.inf))
         self.register_buffer("level_mean", torch.ones(count, len(LEVELS)))
         self.register_buffer("local_share", torch.zeros(count))
+        self.register_buffer("weights", torch.tensor(rule.weights).repeat(count, 1))
+        self.register_buffer("power", torch.full((count,), float(rule.power)))
+
+    @torch.no_grad()
+    def set_rule(self, index: int, rule: Rule) -> None:
+        """Fuse one product's levels by another rule."""
+        self.weights[index] = torch.tensor(rule.weights)
+        self.power[index] = rule.power
 
     def recognise(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
         """(product, novelty) of each photo, (N,) int64 and (N,) float32.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ import torch
 from torch import Tensor
 
 from unias.calibration.cuts import lower_cut
-from unias.config import CalibrationConfig
+from unias.calibration.fusion import VARIANTS, choose_rule
+from unias.config import Config
 from unias.data.split import spaced
 from unias.inference.store import build_detector
 from unias.maps.detector import Detector
@@ -23,9 +25,15 @@ from unias.training.features import Features, fit_standardize
 from unias.training.loop import Outcome
 from unias.training.task import UniASTask
 
+DRAWN_SHARE = 0.06  # of the minutes, at most, for choosing fusions
+FEWEST_DRAWN = 16  # photos a product; fewer choose by chance (40 gave the same from three seeds, docs/LOG.md)
+RULES_SECONDS = 0.04  # drawing one defect and judging one photo by every rule
+
 
 class UniASRun(TrainingRun):
     """Features of all photos, cached where they fit, then steps."""
+
+    affordable: int | None = None  # photos a product to draw on, within the minutes
 
     def fit(self, home: Path, resume: bool, workers: int, loggers: list[Any]) -> tuple[Outcome, Detector]:
         """Features, weights, steps."""
@@ -43,7 +51,17 @@ class UniASRun(TrainingRun):
         return outcome, detector.eval()
 
     def fit_statistics(self, detector: Detector) -> None:
-        self.lower = fit_statistics(detector, self.trained, self.config.calibration)
+        self.lower = fit_statistics(detector, self.trained, self.config, self.drawn)
+
+    def final_config(self, outcome: Outcome) -> Config:
+        config = super().final_config(outcome)
+        return dataclasses.replace(config, maps=dataclasses.replace(config.maps, drawn=self.drawn))
+
+    @property
+    def drawn(self) -> int:
+        """Photos a product that defects are drawn into: as many as the settings say, or fewer where minutes are short."""
+        wish = self.config.maps.drawn if self.config.maps.fusion == "mean" else 0
+        return wish if self.affordable is None else min(wish, self.affordable)
 
     def seconds_after(self, detector: Detector) -> float:
         """Measure a batch of statistics and of cuts, and reckon what all of them will take, plus writing."""
@@ -61,15 +79,27 @@ class UniASRun(TrainingRun):
                 detector.from_features(batch, first)
                 a_photo = (time.monotonic() - began) / len(few.samples)
         detector.unias.train(training)
+        a_drawn = VARIANTS * (a_photo + a_backbone + RULES_SECONDS) * len(self.products)
+        if self.config.train.minutes is not None:
+            self.affordable = int(DRAWN_SHARE * 60 * self.config.train.minutes / a_drawn)
+            if self.affordable < FEWEST_DRAWN and self.drawn:
+                self.affordable = 0
+                self.progress.say(
+                    "too few minutes to choose how each product's levels are fused: the settings' weights serve all"
+                )
         fitted = sum(min(STATISTICS_PHOTOS, len(trained)) for trained, _ in self.split.values())
         uncached = (len(self.trained.samples) + fitted) * a_backbone if self.trained.arrays is None else 0.0
-        return fitted * a_photo + uncached + len(self.held.samples) * (a_photo + a_backbone) + 4.0
+        rest = fitted * a_photo + uncached + len(self.held.samples) * (a_photo + a_backbone)
+        return rest + self.drawn * a_drawn + 4.0
 
 
 @torch.inference_mode()
-def fit_statistics(detector: Detector, features: Features, wishes: CalibrationConfig) -> dict[int, float]:
-    """Class means and reaches, level means and local shares, from training photos alone. Gives back the lower cuts."""
-    statistics, products = detector.statistics, detector.statistics.products
+def fit_statistics(detector: Detector, features: Features, config: Config, drawn: int = 0) -> dict[int, float]:
+    """Class means and reaches, level means, local shares and fusions, from training photos alone. Gives back the lower cuts.
+
+    drawn: photos a product that defects are drawn into, to choose its fusion; 0 = the settings' own rule for all.
+    """
+    statistics, products, wishes = detector.statistics, detector.statistics.products, config.calibration
     pooled = torch.cat([pool(batch) for batch in features.batches("class means")])
     index = torch.tensor([products.index(s.product) for s in features.samples], device=pooled.device)
     statistics.fit_prototypes(pooled, index, wishes.unknown_reach)
@@ -84,6 +114,11 @@ def fit_statistics(detector: Detector, features: Features, wishes: CalibrationCo
         levels = {level: torch.cat(values) for level, values in kept.items()}
         if detector.config.fusion == "mean":
             statistics.fit_levels(place, levels, detector.local, detector.config.local_spread)
+            if drawn:
+                features.progress.say(f"fusion of {name}: defects drawn into {min(drawn, len(own))} training photos")
+                samples = [features.samples[row] for row in own]
+                rule, _ = choose_rule(detector, samples, place, config, drawn, config.train.seed)
+                statistics.set_rule(place, rule)
         same = torch.full((len(rows),), place, device=pooled.device)
         maps = to_input_size(detector.fuse(levels, same), detector.size)
         lower[place] = lower_cut(maps.float().cpu().numpy(), wishes.lower_quantile)

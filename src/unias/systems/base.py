@@ -70,8 +70,8 @@ class System(nn.Module):
     """One model for all products of a run. A subclass gives ``Settings``, ``presets``, ``find``, and either ``forward`` and
     ``loss`` (trained by gradients) or ``collect`` and ``finish`` (filled in one pass).
 
-    Where the settings have ``standardize`` and it is True, ``scaled`` brings each channel of the features to mean 0 and deviation 1
-    by the training photos' statistics, which the run fits before the first step; else it changes nothing.
+    Where the settings have ``standardize`` and it is True, ``scaled`` brings each channel of the features to mean 0 and deviation
+    1 by the training photos' statistics, which the run fits before the first step; else it changes nothing.
 
     Attributes:
         name: what --system takes. title: for tables. source: paper and venue.

@@ -1,0 +1,113 @@
+"""Which fusion suits a product, without a label: by defects drawn into its training photos.
+
+Drawn defects are no real ones, and what counts is which rule they favour. Three things were needed until they favoured the right
+ones (docs/LOG.md): small and faint ones beside the plain ones; each photo judged by itself, so that large defects do not decide
+alone; the logarithm of its precision, so that a defect found counts more where it is hard to find.
+
+Legend: n photos, h x h the size of level maps, S x S the model's input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from unias.config import Config
+from unias.data.decode import read_photo, to_display, to_input
+from unias.data.defects import KINDS, MIN_SIDE, draw_defect
+from unias.data.layouts import Sample
+from unias.data.split import spaced
+from unias.maps.detector import Detector
+from unias.maps.fusion import Rule, usable
+
+SIZES = (1.0, 0.5, 0.25)  # of a drawn defect, as a share of the generator's usual size
+OPACITIES = (1.0, 0.5)
+VARIANTS = len(SIZES) * len(OPACITIES)
+FINER = 2  # photos are drawn on at so many times the model's input
+FLOOR = 0.02  # of precision, before its logarithm
+BATCH = 8
+
+Bools = NDArray[np.bool_]
+
+
+@torch.inference_mode()
+def choose_rule(
+    detector: Detector, samples: Sequence[Sample], place: int, config: Config, photos: int, seed: int
+) -> tuple[Rule, float]:
+    """The rule that finds drawn defects best, and by how much: its mean log precision over that of the settings' own rule.
+
+    Args:
+        samples: training photos of one product; ``photos`` of them, evenly spaced, are drawn on.
+        place: of the product. Its level means and local share must be fitted.
+    """
+    rules = usable(detector.unias.levels)
+    scores: list[Tensor] = []
+    for images, masks in _drawn([samples[i] for i in spaced(len(samples), photos)], config, seed):
+        pixels = torch.from_numpy(images).to(detector.device)
+        levels = detector.levels_of(detector.reconstruct(detector.backbone(pixels)))
+        ratios = detector.ratios(levels, torch.full((len(pixels),), place, device=detector.device))
+        truth = halved(torch.from_numpy(masks).to(detector.device))
+        found = [precision(detector.mean_by(ratios, rule), truth) for rule in (*rules, detector.default_rule)]
+        scores.append(torch.stack(found))
+    means = torch.cat(scores, dim=1).add(FLOOR).log().mean(dim=1)
+    best = int(means[:-1].argmax())
+    return rules[best], float(means[best] - means[-1])
+
+
+def precision(maps: Tensor, truth: Tensor) -> Tensor:
+    """Average precision of each photo's pixels: (n, h, h) and bool (n, h, h), each with a True -> (n,); ties by place."""
+    ranked = maps.flatten(1).argsort(dim=1, descending=True, stable=True)
+    hits = truth.flatten(1).gather(1, ranked).float()
+    ranks = torch.arange(1, hits.shape[1] + 1, device=hits.device)
+    return ((hits.cumsum(dim=1) / ranks) * hits).sum(dim=1) / hits.sum(dim=1)
+
+
+def halved(masks: Tensor) -> Tensor:
+    """bool (n, S, S) -> (n, S/2, S/2): True where half of it is, or where most of it is in a mask too small for that."""
+    share = F.avg_pool2d(masks[:, None].float(), 2)[:, 0]
+    most = share.amax(dim=(1, 2), keepdim=True)
+    return share >= most.clamp(max=0.5)
+
+
+def _drawn(samples: Sequence[Sample], config: Config, seed: int) -> Iterator[tuple[NDArray[np.float32], Bools]]:
+    """Batches of (images (n, 3, S, S) in [0, 1], masks (n, S, S)): every photo with a defect of each size and opacity."""
+    images: list[NDArray[np.float32]] = []
+    masks: list[Bools] = []
+    for number, sample in enumerate(samples):
+        rng = np.random.default_rng([seed, number, 5])
+        photo = to_display(read_photo(sample.path, config.bits), FINER * config.size)
+        for size in SIZES:
+            drawn, mask = _one(photo, size, KINDS[number % len(KINDS)], rng)
+            small = _shrunk(mask, config.size)
+            for opacity in OPACITIES:
+                mixed = photo + opacity * (drawn.astype(np.float32) - photo)
+                picture = read_photo(mixed.round().astype(np.uint8))
+                images.append(to_input(picture, config.size))
+                masks.append(small)
+        while len(images) >= BATCH:
+            yield np.stack(images[:BATCH]), np.stack(masks[:BATCH])
+            del images[:BATCH], masks[:BATCH]
+    if images:
+        yield np.stack(images), np.stack(masks)
+
+
+def _one(photo: NDArray[np.uint8], size: float, kind: str, rng: np.random.Generator) -> tuple[NDArray[np.uint8], Bools]:
+    """A defect drawn into a part of the photo, so that it is ``size`` times as large as usual."""
+    side = max(MIN_SIDE, int(len(photo) * size))
+    top, left = (int(value) for value in rng.integers(0, len(photo) - side + 1, 2))
+    part = np.s_[top : top + side, left : left + side]
+    drawn, mask = photo.copy(), np.zeros(photo.shape[:2], dtype=bool)
+    drawn[part], mask[part], _ = draw_defect(np.ascontiguousarray(photo[part]), rng, kind)
+    return drawn, mask
+
+
+def _shrunk(mask: Bools, size: int) -> Bools:
+    """At the model's input; never empty."""
+    share = np.asarray(Image.fromarray(mask.astype(np.float32)).resize((size, size), Image.Resampling.BOX))
+    return share >= min(0.5, float(share.max()))
