@@ -171,7 +171,7 @@ class CalibrationConfig:
 
     false_alarms: float = 0.05  # share of good photos that may fail, wished; what n held-out photos allow is told
     min_area: int = 1  # pixels of the model's map that a region must have to count
-    lower_quantile: float = 0.99  # of good training photos' pixels: marked regions are grown down to it
+    lower_quantile: float = 0.99999  # of good training photos' pixels: marked regions are grown down to it
     unknown_reach: float = (
         1.2  # how far a product reaches, in distances of its farthest good photo (maps/statistics.py)
     )
