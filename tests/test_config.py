@@ -12,6 +12,7 @@ import yaml
 
 from unias.config import (
     BackboneConfig,
+    CalibrationConfig,
     Config,
     MapConfig,
     ModelConfig,
@@ -79,7 +80,7 @@ def test_unknown_preset() -> None:
 def test_every_field_has_a_line_of_documentation() -> None:
     """The comment on a field's own line is its documentation (house rule 5)."""
     source = Path(__import__("unias.config").config.__file__).read_text(encoding="utf-8")
-    for kind in (Config, BackboneConfig, ModelConfig, MapConfig, TrainConfig):
+    for kind in (Config, BackboneConfig, ModelConfig, MapConfig, TrainConfig, CalibrationConfig):
         for field in dataclasses.fields(kind):
             line = next(text for text in source.splitlines() if re.match(rf"    {field.name}: ", text))
             assert "  # " in line or dataclasses.is_dataclass(field.default_factory), line

@@ -172,9 +172,7 @@ class CalibrationConfig:
     false_alarms: float = 0.05  # share of good photos that may fail, wished; what n held-out photos allow is told
     min_area: int = 1  # pixels of the model's map that a region must have to count
     lower_quantile: float = 0.99999  # of good training photos' pixels: marked regions are grown down to it
-    unknown_reach: float = (
-        1.2  # how far a product reaches, in distances of its farthest good photo (maps/statistics.py)
-    )
+    unknown_reach: float = 1.2  # how far a product reaches, in distances of its farthest good photo
 
     def __post_init__(self) -> None:
         if not 0 < self.false_alarms < 1 or not 0 < self.lower_quantile < 1:
