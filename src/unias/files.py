@@ -123,6 +123,15 @@ def write_text(path: Path | str, text: str) -> None:
         temporary.write_bytes(text.encode("utf-8"))
 
 
+def read_lines(path: Path | str) -> list[str]:
+    """A text file's lines that are not blank, without spaces round them. Raises DataError for one that cannot be read."""
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read as a text file with one path a line ({error}).") from error
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
 def write_json(path: Path | str, value: Any) -> None:
     """Write ``value`` as indented JSON. NaN becomes null, since JSON has no NaN."""
     write_text(path, json.dumps(json_ready(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -65,6 +66,15 @@ def freeze(network: nn.Module, channels: dict[int, int], config: BackboneConfig)
 
 def create_network(name: str) -> tuple[nn.Module, dict[int, int]]:
     """The bare network (random weights) with its four features, finest first, and {level: channels}."""
+    network, channels = network_at(name, tuple(STRIDES.values()))
+    return network.eval(), dict(zip(STRIDES, channels, strict=True))
+
+
+def network_at(name: str, wanted: Sequence[int]) -> tuple[nn.Module, list[int]]:
+    """The bare network (random weights) with its features at some strides, ascending, and their channels.
+
+    Raises UsageError for a name that timm cannot make so, or a network without these strides.
+    """
     import timm
 
     bare = name.removeprefix("hf-hub:").removeprefix("timm/")
@@ -77,19 +87,16 @@ def create_network(name: str) -> tuple[nn.Module, dict[int, int]]:
             + (f" Did you mean one of {close}?" if close else " See timm.list_models() for names.")
         ) from error
     strides = list(info.reduction())
-    missing = [stride for stride in STRIDES.values() if stride not in strides]
-    if missing:
+    if any(stride not in strides for stride in wanted):
+        needed = f"{', '.join(str(stride) for stride in wanted[:-1])} and {wanted[-1]}"
         raise UsageError(
-            f"backbone: {name!r} has features at strides {strides}; 2, 4, 8 and 16 are needed. "
+            f"backbone: {name!r} has features at strides {strides}; {needed} are needed. "
             "Choose a convolutional network such as tf_efficientnet_lite2 or resnet18."
         )
-    index = {level: len(strides) - 1 - strides[::-1].index(stride) for level, stride in STRIDES.items()}
-    network = timm.create_model(
-        bare, pretrained=False, features_only=True, out_indices=[index[k] for k in (1, 2, 3, 4)]
-    )
+    places = [len(strides) - 1 - strides[::-1].index(stride) for stride in wanted]
+    network = timm.create_model(bare, pretrained=False, features_only=True, out_indices=places)
     chosen: Any = network.feature_info
-    channels = dict(zip((1, 2, 3, 4), chosen.channels(), strict=True))
-    return network.eval(), channels
+    return network, list(chosen.channels())
 
 
 def use_authors_padding(network: nn.Module, name: str) -> None:

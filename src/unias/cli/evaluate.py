@@ -31,6 +31,7 @@ def evaluate(
     """The protocol of the paper on test photos: metrics.json, a table in the paper's form, a page with pictures."""
     from unias.api import evaluate as run
     from unias.api import load
+    from unias.files import read_lines
     from unias.report.tables import percent
     from unias.runtime import set_threads
 
@@ -40,7 +41,7 @@ def evaluate(
         data,
         output,
         size=size,
-        subsets=_subsets(subset),
+        subsets={name: read_lines(file) for name, file in options.files(subset).items()},
         page=page,
         progress=options.progress(quiet),
     )
@@ -62,18 +63,3 @@ def evaluate(
         lines.append(text + (f"; not as promised: {', '.join(outside)}" if outside else ""))
     lines.append(f"Figures: {output / 'metrics.json'}" + (f", report: {output / 'index.html'}" if page else ""))
     options.answer(as_json, document, "\n".join(lines))
-
-
-def _subsets(wishes: list[str]) -> dict[str, list[str]]:
-    from unias.errors import UsageError
-
-    found: dict[str, list[str]] = {}
-    for wish in wishes:
-        name, _, file = wish.partition("=")
-        try:
-            found[name] = [line.strip() for line in Path(file).read_text(encoding="utf-8").splitlines() if line.strip()]
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(
-                f"--subset {wish}: {file!r} cannot be read. Give NAME=FILE with one path a line."
-            ) from error
-    return found

@@ -43,15 +43,20 @@ def answer(as_json: bool, outcome: dict[str, Any], text: str) -> None:
 
 
 def files(wishes: list[str]) -> dict[str, Path]:
-    """{name: file} of several NAME=FILE. Raises UsageError for one whose file cannot be read."""
-    from unias.errors import UsageError
+    """{name: file} of several --subset NAME=FILE. Raises UsageError for one whose file cannot be read."""
+    from unias.errors import DataError, UsageError
+    from unias.files import read_lines
 
     found = {}
     for wish in wishes:
         name, _, file = wish.partition("=")
         if name in ("rest", "all"):
             raise UsageError(f"--subset {wish}: {name!r} is taken. Give the list another name.")
-        if not Path(file).is_file():
-            raise UsageError(f"--subset {wish}: {file!r} cannot be read. Give NAME=FILE with one path a line.")
+        try:
+            read_lines(file)
+        except DataError as error:
+            raise UsageError(
+                f"--subset {wish}: {file!r} cannot be read. Give NAME=FILE with one path a line."
+            ) from error
         found[name] = Path(file)
     return found

@@ -23,6 +23,8 @@ FIGURES = (
     ("dsc", "DSC, oracle"),
     ("dsc_best", "DSC, best single threshold"),
     ("dsc_cut", "DSC, label-free"),
+    ("dsc_defective_best", "Dice of defective photos, best single threshold"),
+    ("dsc_defective_cut", "Dice of defective photos, label-free"),
     ("pixel_auroc", "pixel AUROC"),
     ("aupro", "AUPRO"),
     ("pixel_f1max", "pixel F1-max"),
@@ -37,8 +39,8 @@ PROTOCOL = (
     "All figures in per cent; one model for all products, trained on good photos alone, last step kept. pAP: average precision "
     "over all pixels. DSC: mean Dice of photos, a good photo left empty counting 1; *oracle*: the paper's threshold, which "
     "maximises precision + recall on the labels of these very photos; *best*: the single threshold a class that maximises DSC, "
-    "from the same labels; *label-free*: the model's own cut from held-out good photos. AR: share of anomalous pixels in the "
-    "defective photos (the AR printed in the paper is about three times that)."
+    "from the same labels; *label-free*: what the model marks itself, by cuts from held-out good photos. AR: share of anomalous "
+    "pixels in the defective photos (the AR printed in the paper is about three times that)."
 )
 
 

@@ -22,7 +22,7 @@ from typing import Any
 
 from unias.data.layouts import Dataset
 from unias.errors import DataError, Interrupted, TrainingError, UsageError
-from unias.files import ensure_folder, write_json
+from unias.files import ensure_folder, read_lines, write_json
 from unias.progress import Progress
 
 REQUEST = "request.json"
@@ -62,7 +62,7 @@ class Done:
 def identity(dataset: Dataset, subsets: Mapping[str, Path], common: Sequence[str]) -> dict[str, Any]:
     """What runs of one table must share: photos, lists of test photos, device and threads."""
     keys = "\n".join(sorted(f"{sample.split} {sample.key}" for sample in dataset.samples))
-    lists = {name: _hash(_lines(file)) for name, file in subsets.items()}
+    lists = {name: _hash("\n".join(read_lines(file))) for name, file in subsets.items()}
     return {"data": dataset.root.resolve().name, "photos": _hash(keys), "subsets": lists, "common": list(common)}
 
 
@@ -70,13 +70,9 @@ def check_subsets(dataset: Dataset, subsets: Mapping[str, Path]) -> None:
     """Raises DataError for a line that is no test photo: now, and not after the first training."""
     tests = {sample.key for sample in dataset.test()}
     for name, file in subsets.items():
-        missing = [line for line in _lines(file).splitlines() if line not in tests]
+        missing = [line for line in read_lines(file) if line not in tests]
         if missing:
             raise DataError(f"subset {name}: {missing[0]} is no test photo of {dataset.root}. Check {file}.")
-
-
-def _lines(file: Path) -> str:
-    return "\n".join(line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip())
 
 
 def _hash(text: str) -> str:

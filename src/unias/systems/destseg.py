@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from unias.backbones.timm_backbone import FrozenBackbone
+from unias.backbones.timm_backbone import FrozenBackbone, network_at
 from unias.config import BackboneConfig, Config
 from unias.errors import UsageError
 from unias.systems.base import (
@@ -76,24 +76,6 @@ class Teacher(nn.Module):
         return list(self.borrowed[0].network(images)[1:4])
 
 
-def student_encoder(name: str) -> tuple[nn.Module, list[int]]:
-    """The backbone's net from random weights, with stride 32, and its channels. Raises UsageError where it has none."""
-    import timm
-
-    bare = name.removeprefix("hf-hub:").removeprefix("timm/")
-    info: Any = timm.create_model(bare, pretrained=False, features_only=True).feature_info
-    strides = list(info.reduction())
-    if any(stride not in strides for stride in STUDENT_STRIDES):
-        raise UsageError(
-            f"backbone: {name!r} has features at strides {strides}; destseg needs 4, 8, 16 and 32. Choose a network such as "
-            "tf_efficientnet_lite2 or resnet18."
-        )
-    places = [len(strides) - 1 - strides[::-1].index(stride) for stride in STUDENT_STRIDES]
-    network = timm.create_model(bare, pretrained=False, features_only=True, out_indices=places)
-    chosen: Any = network.feature_info
-    return network, list(chosen.channels())
-
-
 class DeSTSegSystem(System):
     """Zhang et al., CVPR 2023."""
 
@@ -106,7 +88,7 @@ class DeSTSegSystem(System):
 
     def __init__(self, settings: DeSTSegSettings, parts: Parts) -> None:
         super().__init__(settings, parts)
-        encoder, channels = student_encoder(parts.backbone_name)
+        encoder, channels = network_at(parts.backbone_name, STUDENT_STRIDES)
         expected = [parts.channels[level] for level in (2, 3, 4)]
         assert channels[:3] == expected
         self.net = DeSTSeg(Teacher(parts.backbone), encoder, channels, width=settings.width)
