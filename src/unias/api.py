@@ -16,6 +16,7 @@ from unias.data.split import hold_out_products
 from unias.errors import DataError, Interrupted, UsageError
 from unias.files import claimed_folder
 from unias.inference.predictor import Model
+from unias.inference.rehearsal import keep
 from unias.inference.store import STATE_FOLDER, StoredModel, save_model
 from unias.progress import Progress
 from unias.run.base import Split, TrainingRun
@@ -111,7 +112,8 @@ def train(
         outcome, detector = run.fit(home, resume, workers, loggers)
         try:
             products = run.calibrate(detector)
-            stored = StoredModel(detector, run.final_config(outcome), products, run.record(outcome))
+            kept = keep({name: split[name][0] for name in split}, wish.keep_photos, chosen.size, chosen.bits)
+            stored = StoredModel(detector, run.final_config(outcome), products, run.record(outcome), kept)
             save_model(home, stored)
         except KeyboardInterrupt as error:
             raise Interrupted(

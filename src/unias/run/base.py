@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from unias.backbones.timm_backbone import FrozenBackbone
 from unias.calibration.cuts import rank_cut, unpromised
@@ -209,16 +211,22 @@ class TrainingRun:
             arrays = more.fill("features of turned photos")
             self.turned = TurnedFeatures(arrays, self.trained.samples, self.augmentation)
 
+    @property
+    def rows(self) -> NDArray[np.int64] | None:
+        """Which training photo each place of an epoch shows; None = every photo once."""
+        return None
+
     def batches(self, workers: int) -> Batches:
         """What steps see: cached features, or photos through the backbone."""
-        train = self.config.train
+        train, rows = self.config.train, self.rows
         if self.trained.arrays is not None:
             names = [str(sample.path) for sample in self.trained.samples]
             return CachedBatches(
-                self.trained.arrays, names, self.indices(), train.batch_size, train.seed, self.device, self.turned
+                self.trained.arrays, names, self.indices(), train.batch_size, train.seed, self.device, self.turned, rows
             )
+        samples = self.trained.samples if rows is None else [self.trained.samples[row] for row in rows]
         steps = StepDataset(
-            self.trained.samples, self.config.size, self.config.bits, self.augmentation, train.batch_size, train.seed
+            samples, self.config.size, self.config.bits, self.augmentation, train.batch_size, train.seed
         )
         return ImageBatches(steps, self.backbone, self.device, workers)
 
