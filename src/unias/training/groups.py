@@ -85,7 +85,7 @@ def cluster(rows: NDArray[np.float64], count: int | None) -> NDArray[np.int64]:
     places = spaced(len(rows), LOOKED_AT)
     standard = (rows - rows[places].mean(axis=0)) / (rows[places].std(axis=0) + 1e-9)
     _, strengths, axes = np.linalg.svd(standard[places], full_matrices=False)
-    kept = min(COMPONENTS, int((strengths > 1e-9).sum()))
+    kept = max(2, min(COMPONENTS, len(places) // 4, int((strengths > 1e-9).sum())))  # few photos span few directions
     points = standard @ axes[:kept].T
     seen = points[places]
 
