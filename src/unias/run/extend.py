@@ -1,8 +1,8 @@
 """A product more, or photos more of one, without training all again (``unias extend``).
 
 Training goes on from the model's weights, half of what is seen new photos, half photos of the old products: all of them where
-their folder is still there, or the few that the model keeps (``inference.rehearsal``). What good parts look like is fitted anew, and
-cuts are ranked anew where held-out photos are at hand.
+their folder is still there, or the few that the model keeps (``inference.rehearsal``). What good parts look like is fitted anew,
+and cuts are ranked anew where held-out photos are at hand.
 """
 
 from __future__ import annotations
