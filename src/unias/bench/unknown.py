@@ -104,8 +104,7 @@ def markdown(document: dict[str, Any]) -> str:
         "",
         "Frozen features alone, each product left out of the statistics once. Novelty above 1 = no known product.",
         "",
-        "| product | test photos | recognised | called unknown | novelty, 98% below | left out: called unknown | left out: novelty, "
-        "95% above |",
+        "| product | photos | recognised | called unknown | novelty, 98% below | left out: called unknown | novelty, 5% below |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for name, row in document["products"].items():
