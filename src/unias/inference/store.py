@@ -277,7 +277,7 @@ def card_of(config: Config, record: Mapping[str, Any], products: Sequence[Produc
         more = lowered + area + zone
         lines.append(
             f"| {name} | {len(product.train)} | {len(product.held_out)} | {product.cut.value:.6g} | "
-            f"{product.cut.describe()}{more} |"
+            f"{product.promised()}{more} |"
         )
     lines += [
         "",

@@ -66,6 +66,7 @@ class TrainingRun:
         self.products = tuple(split)
         self.augmentation = Augmentation("none")
         self.turned: TurnedFeatures | None = None
+        self.folded: dict[str, dict[str, float]] = {}  # {product: {key: score}} by models that did not see the photo
         self.lower: dict[int, float] = {}  # of each product, by its place: what ``fit_statistics`` finds
         self.trained = self.photos([s for name in split for s in split[name][0]])
         self.held = self.photos([s for name in split for s in split[name][1]])
@@ -124,12 +125,17 @@ class TrainingRun:
             trained, held = self.split[name]
             again: list[float] = []
             highest = peaks[index]
-            if not held:
+            folded = self.folded.get(name, {})
+            keys, own = tuple(s.key for s in held), scores[index]
+            if folded:
+                keys, own = tuple(folded), list(folded.values())
+                highest = own
+            elif not held:
                 self.progress.say(f"warning: {name} has too few photos to hold any out; its cut is provisional.")
                 rows = [i for i, s in enumerate(self.trained.samples) if s.product == name]
                 found, tops = self._scores(detector, self.trained, f"training photos of {name}", blank, rows)
                 again, highest = found[index], tops[index]
-            cut = rank_cut(scores[index], wishes.false_alarms, again)
+            cut = rank_cut(own, wishes.false_alarms, again)
             scale = 1.0
             if isinstance(detector, SystemDetector):
                 top = max(highest)
@@ -141,8 +147,8 @@ class TrainingRun:
                     blank[index],
                     cut=cut,
                     train=tuple(s.key for s in trained),
-                    held_out=tuple(s.key for s in held),
-                    held_out_scores=tuple(scores[index]),
+                    held_out=keys,
+                    held_out_scores=tuple(own),
                     lower=self.lower[index] * scale,
                 )
             )
