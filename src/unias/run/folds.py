@@ -2,8 +2,8 @@
 
 With 15 good photos, 7 held out make a poor cut and 8 a poor model. K models are really trained, each without one K-th of every
 product's photos, which it judges; then the model that is kept is trained on all of them. Every photo has served the cut once, and
-none was judged by a model that had learned from it. The scores come from other models than the kept one, so what a rank promises is
-weaker (cross-conformal: on average at most about twice the rate), and the cut says so.
+none was judged by a model that had learned from it. The scores come from other models than the kept one, so what a rank promises
+is weaker (cross-conformal: on average at most about twice the rate), and the cut says so.
 """
 
 from __future__ import annotations
