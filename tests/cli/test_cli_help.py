@@ -23,6 +23,7 @@ COMMANDS = (
     "ablate",
     "data",
     "export",
+    "export-labels",
     "convert",
     "demo",
 )

@@ -11,7 +11,21 @@ import sys
 
 import typer
 
-from unias.cli import ablate, bench, calibrate, compare, convert, data, demo, evaluate, export, predict, rename, train
+from unias.cli import (
+    ablate,
+    bench,
+    calibrate,
+    compare,
+    convert,
+    data,
+    demo,
+    evaluate,
+    export,
+    export_labels,
+    predict,
+    rename,
+    train,
+)
 from unias.errors import EXIT_FAILURE, EXIT_INTERRUPTED, UniasError
 
 EXIT_CODES = "Exit codes: 0 done, 1 failed, 2 usage, 3 bad data, 4 missing weights or extra, 130 interrupted."
@@ -33,6 +47,7 @@ app.command(epilog=EXIT_CODES)(compare.compare)
 app.command(epilog=EXIT_CODES)(ablate.ablate)
 app.command(epilog=EXIT_CODES)(data.data)
 app.command(epilog=EXIT_CODES)(export.export)
+app.command(epilog=EXIT_CODES)(export_labels.export_labels)
 app.command(epilog=EXIT_CODES)(convert.convert)
 app.command(epilog=EXIT_CODES)(demo.demo)
 app.add_typer(bench.commands(EXIT_CODES), name="bench")
