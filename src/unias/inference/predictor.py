@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from unias.calibration.ranks import p_value
 from unias.calibration.verdict import draw_mask, image_score
 from unias.config import Config
-from unias.data.decode import Photo, load_input, to_display
+from unias.data.decode import Photo, load_input
 from unias.errors import DataError, UsageError
 from unias.inference.engines import ExportedDetector, ExportInfo
 from unias.inference.products import ProductInfo
@@ -112,7 +112,7 @@ class Model:
         Args:
             product: which product the photos show; None = it is recognised, or found to be none that the model knows.
             levels: keep the level maps (supplement Fig. 3).
-            image: keep the photo as the model saw it.
+            image: keep the photo as the model saw it, though it has a path.
             on_error: called with a photo that cannot be read and its error, instead of raising.
 
         Raises:
@@ -172,7 +172,8 @@ class Model:
                 on_error(photo, error)
                 continue
             inputs.append(pixels)
-            picture = to_display(decoded, self.config.size) if image else None
+            keeps = image or not isinstance(photo, (str, Path))  # what has no path cannot be read again for pictures
+            picture = _as_seen(pixels) if keeps else None
             kept.append(_Waiting(photo, decoded.size, picture, time.perf_counter() - began))
         if not inputs:
             return
@@ -226,7 +227,14 @@ class Model:
             level_maps=level_maps,
             image=waiting.picture,
             timings=took,
+            name=str(waiting.photo) if isinstance(waiting.photo, (str, Path)) else "",
+            bits=self.config.bits,
         )
+
+
+def _as_seen(pixels: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """A model's input (3, S, S) in [0, 1] -> (S, S, 3) for people."""
+    return np.ascontiguousarray(np.rint(pixels * 255).astype(np.uint8).transpose(1, 2, 0))
 
 
 def score_of(maps: Maps, row: int, anomaly_map: NDArray[np.float32], info: ProductInfo) -> float:

@@ -18,7 +18,7 @@ from PIL import Image
 from unias.data.decode import read_photo, to_display
 from unias.errors import DataError, Interrupted
 from unias.files import claimed_folder, explain_os_error, json_ready, writing
-from unias.inference.pictures import fit, heat, overlay, strip
+from unias.inference.pictures import heat, strip
 from unias.inference.predictor import Model
 from unias.inference.result import Result
 from unias.inference.sources import each_photo
@@ -38,7 +38,6 @@ COLUMNS = (
     "mask",
     "levels",
 )
-LONGEST_SIDE = 1600  # of a heat map, in pixels; masks keep the photo's own size
 
 
 @dataclass
@@ -104,10 +103,8 @@ def _write_pictures(home: Path, name: str, result: Result, model: Model) -> dict
     """The pictures of one photo, and its row."""
     assert result.path is not None
     photo = read_photo(result.path, model.config.bits)
-    shown = fit(to_display(photo), min(LONGEST_SIDE, max(photo.size)))
-    spread = Image.fromarray(result.model_map).resize((shown.shape[1], shown.shape[0]), Image.Resampling.BILINEAR)
     heatmap, mask = home / "heatmaps" / f"{name}.png", home / "masks" / f"{name}.png"
-    _save(heatmap, overlay(shown, np.asarray(spread), 2 * result.cut))
+    _save(heatmap, result.heatmap(photo=to_display(photo)))
     _save(mask, result.pred_mask.astype(np.uint8) * 255)
     row: dict[str, Any] = {
         **result.to_dict(),
