@@ -24,7 +24,9 @@ from unias.inference.sources import OnePhoto, each_photo, is_one_photo
 from unias.inference.store import StoredModel, load_model, save_model
 from unias.maps.detector import Maps
 from unias.maps.levels import to_input_size
+from unias.maps.resolution import smallest_defect
 from unias.runtime import inference_half, pick_device
+from unias.systems.registry import UNIAS
 
 OnError = Callable[[OnePhoto, DataError], None]
 
@@ -96,6 +98,18 @@ class Model:
     def record(self) -> dict[str, Any]:
         """Data, seed, steps, minutes, machine, versions."""
         return self._stored.record
+
+    def smallest_defect(self, size: tuple[int, int], product: str | None = None) -> tuple[float, float] | None:
+        """(height, width) in pixels of the smallest defect that keeps half its contrast in a photo of ``size`` = (height, width).
+
+        It rests on the grid of the levels and their smoothing, not on the photos (``maps.resolution`` says how), and on the least
+        area that a region must have (of ``product``, or the largest of all). None for systems beside UniAS, whose grids are
+        their own.
+        """
+        if self.config.system != UNIAS:
+            return None
+        areas = [info.min_area for info in self.products if product in (None, info.name)]
+        return smallest_defect(size, self.config, max(areas, default=1))
 
     def predict(
         self,

@@ -22,6 +22,7 @@ from unias.inference.pictures import heat, strip
 from unias.inference.predictor import Model
 from unias.inference.result import Result
 from unias.inference.sources import each_photo
+from unias.maps.resolution import describe
 from unias.progress import Progress
 
 COLUMNS = (
@@ -49,6 +50,9 @@ class Summary:
     failed: int = 0
     unknown: int = 0  # of no known product; counted among the failed
     unreadable: list[str] = field(default_factory=list)
+    smallest_defect: dict[str, tuple[float, float]] | None = (
+        None  # {"photo": (h, w), "defect": (h, w)} of the first photo
+    )
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -57,6 +61,7 @@ class Summary:
             "failed": self.failed,
             "unknown": self.unknown,
             "unreadable": self.unreadable,
+            "smallest_defect": self.smallest_defect,
         }
 
 
@@ -87,6 +92,8 @@ def write_predictions(
         try:
             for result in results:
                 write(_write_pictures(home, names[result.path], result, model))
+                if not summary.photos:
+                    _say_smallest(summary, model, result, progress)
                 summary.photos += 1
                 summary.ok += result.ok
                 summary.failed += not result.ok
@@ -97,6 +104,13 @@ def write_predictions(
                 f"prediction was interrupted; the {summary.photos} finished rows are in {home / 'results.csv'}."
             ) from error
     return summary
+
+
+def _say_smallest(summary: Summary, model: Model, result: Result, progress: Progress) -> None:
+    defect = model.smallest_defect(result.size)
+    if defect is not None:
+        summary.smallest_defect = {"photo": result.size, "defect": (round(defect[0], 1), round(defect[1], 1))}
+        progress.say(describe(result.size, defect))
 
 
 def _write_pictures(home: Path, name: str, result: Result, model: Model) -> dict[str, Any]:
