@@ -24,6 +24,7 @@ COMMANDS = (
     "data",
     "export",
     "export-labels",
+    "push",
     "convert",
     "demo",
 )

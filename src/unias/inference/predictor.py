@@ -18,6 +18,7 @@ from unias.config import Config
 from unias.data.decode import Photo, load_input
 from unias.errors import DataError, UsageError
 from unias.inference.engines import ExportedDetector, ExportInfo
+from unias.inference.hub import local_folder
 from unias.inference.products import ProductInfo
 from unias.inference.result import Result, pred_score
 from unias.inference.sources import OnePhoto, each_photo, is_one_photo
@@ -52,19 +53,23 @@ class Model:
         self._index = {product.name: place for place, product in enumerate(stored.products)}
 
     @classmethod
-    def load(cls, folder: Path | str, device: str = "auto", precision: str = "float32") -> Model:
-        """A trained model's folder, or an export's, which runs on the processor.
+    def load(
+        cls, folder: Path | str, device: str = "auto", precision: str = "float32", revision: str | None = None
+    ) -> Model:
+        """A trained model's folder, or an export's, which runs on the processor, or a model on the Hugging Face Hub.
 
         Args:
+            folder: its path, or user/model or hf://user/model (``inference.hub``).
             precision: float32, in which the cuts were measured; bfloat16; or auto: half precision where the device has it.
                 Maps then differ by up to 2% of their maximum.
+            revision: branch, tag or commit of a model on the Hub.
 
         Raises DataError naming what is wrong with the folder, UsageError for a device or precision that is not here,
-        MissingError where the runtime of an export is not installed.
+        MissingError where the runtime of an export is not installed, or the Hub cannot be reached.
         """
         place = pick_device(device)
         half = inference_half(precision, place)
-        model = cls(load_model(folder, place))
+        model = cls(load_model(local_folder(folder, revision), place))
         if not isinstance(model.detector, ExportedDetector):
             model.detector.compute_type = half
         elif precision == "bfloat16":
