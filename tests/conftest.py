@@ -162,6 +162,7 @@ def tiny_config() -> Config:
             ema=0.9,
             cache=True,
             precision="32-true",
+            keep_photos=2,
         ),
     )
 

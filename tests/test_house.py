@@ -40,7 +40,7 @@ GROUPS = (
     ("studio",),
     ("run",),
     ("api",),
-    ("convert", "demo", "bench"),  # what the commands of these names call
+    ("convert", "demo", "extension", "bench"),  # what the commands of these names call
     ("cli",),
     ("__main__",),
 )

@@ -25,6 +25,7 @@ from unias.data.split import hold_out
 from unias.data.transforms import Augmentation
 from unias.errors import DataError, TrainingError, UsageError
 from unias.files import sha256
+from unias.inference import rehearsal
 from unias.inference.predictor import Model
 from unias.inference.result import Result
 from unias.inference.store import FILES, FORMAT_VERSION
@@ -62,13 +63,14 @@ def photos(tiny_data: Path) -> list[Path]:
 
 
 def test_folder_holds_what_is_documented(model_folder: Path) -> None:
-    assert {entry.name for entry in model_folder.iterdir()} == {*FILES, "manifest.json"}
+    assert {entry.name for entry in model_folder.iterdir()} == {*FILES, rehearsal.FILE, "manifest.json"}
     assert set(FILES) == {"model.safetensors", "config.yaml", "products.json", "products.safetensors", "card.md"}
 
 
 def test_manifest_has_the_version_and_the_hash_of_each_file(model_folder: Path) -> None:
     manifest = json.loads((model_folder / "manifest.json").read_text(encoding="utf-8"))
-    assert manifest == {"format": FORMAT_VERSION, "files": {name: sha256(model_folder / name) for name in FILES}}
+    files = {name: sha256(model_folder / name) for name in (*FILES, rehearsal.FILE)}
+    assert manifest == {"format": FORMAT_VERSION, "files": files}
 
 
 def test_nothing_lies_beside_the_folder(model_folder: Path) -> None:

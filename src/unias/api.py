@@ -16,9 +16,11 @@ from unias.data.split import hold_out_products
 from unias.errors import DataError, Interrupted, UsageError
 from unias.files import claimed_folder
 from unias.inference.predictor import Model
+from unias.inference.rehearsal import keep
 from unias.inference.store import STATE_FOLDER, StoredModel, save_model
 from unias.progress import Progress
 from unias.run.base import Split, TrainingRun
+from unias.run.folds import Scores, fold_splits, out_of_fold, shared
 from unias.run.system import SystemRun
 from unias.run.unias import UniASRun
 from unias.runtime import pick_device, set_threads
@@ -59,6 +61,7 @@ def train(
     logger: str = "none",
     skip_bad: bool = False,
     group: str | None = None,
+    folds: int | None = None,
     progress: Progress | None = None,
 ) -> Model:
     """Train ONE model on every product found in ``data`` and write it to the folder ``output``.
@@ -74,6 +77,8 @@ def train(
         skip_bad: leave unreadable photos out (each named) instead of stopping.
         group: for one folder of several products that nobody sorted: "auto", or how many they are. Groups become products, to be
             named later (``unias rename``).
+        folds: for few photos: so many models more are trained, each without a part of the photos, which it judges for the cut;
+            the one that is kept learns from all. The minutes are shared by all of them.
 
     Raises:
         DataError, UsageError, MissingError, TrainingError, Interrupted: see ``unias.errors``.
@@ -94,6 +99,8 @@ def train(
     loggers = build_loggers(logger, home)  # an unknown name or a missing package is said now, not after an hour
     if chosen.train.cosine_sign == "released":
         progress.say("warning: cosine_sign released trains reconstructions away from their targets; for study only.")
+    if folds is not None and resume:
+        raise UsageError("--resume: is not for --folds. Remove the unfinished folder and train again.")
     dataset = scan(data)
     for warning in dataset.warnings:
         progress.say(f"warning: {warning}")
@@ -105,14 +112,30 @@ def train(
         net = build_backbone(chosen.backbone).to(place)
         if group is not None:
             dataset = group_photos(dataset, group, net, chosen, place, progress)
-        split = hold_out_products(dataset.train(), wish.seed, wish.hold_out, wish.hold_out_least)
-        _say_split(split, progress)
         kind: type[TrainingRun] = UniASRun if chosen.system == UNIAS else SystemRun
+        folded: Scores = {}
+        if folds is not None:
+            splits = fold_splits(dataset.train(), folds, wish.seed)
+            chosen = shared(chosen, folds)
+
+            def build(part: Split, config: Config, began: float) -> TrainingRun:
+                return kind(dataset, part, config, net, place, progress, began)
+
+            folded = out_of_fold(build, splits, chosen, home / STATE_FOLDER, progress)
+            split: Split = {
+                name: (sorted(own + held, key=lambda s: s.key), []) for name, (own, held) in splits[0].items()
+            }
+            started = time.monotonic()
+        else:
+            split = hold_out_products(dataset.train(), wish.seed, wish.hold_out, wish.hold_out_least)
+        _say_split(split, progress)
         run = kind(dataset, split, chosen, net, place, progress, started)
+        run.folded = folded
         outcome, detector = run.fit(home, resume, workers, loggers)
         try:
             products = run.calibrate(detector)
-            stored = StoredModel(detector, run.final_config(outcome), products, run.record(outcome))
+            kept = keep({name: split[name][0] for name in split}, wish.keep_photos, chosen.size, chosen.bits)
+            stored = StoredModel(detector, run.final_config(outcome), products, run.record(outcome), kept)
             save_model(home, stored)
         except KeyboardInterrupt as error:
             raise Interrupted(

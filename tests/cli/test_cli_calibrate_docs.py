@@ -48,8 +48,16 @@ def test_commands_run(tmp_path: Path) -> None:
     lines = [
         line.split("  #")[0] for block in re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL) for line in block.splitlines()
     ]
-    assert len(lines) == 6
+    assert len(lines) == 9
+    pixels = rng.normal(0, 12, (8, 64, 64)) + np.linspace(30, 220, 64)
+    for place, name in (("new-product/nut/train/good", "n"), ("heap", "n")):
+        (tmp_path / place).mkdir(parents=True)
+        for number, one in enumerate(pixels):
+            Image.fromarray(one.clip(0, 255).astype(np.uint8)).save(tmp_path / place / f"{name}{number}.png")
+    for number, photo in enumerate(sorted((tmp_path / "photos" / "bolt" / "train" / "good").rglob("*.png"))):
+        shutil.copy(photo, tmp_path / "heap" / f"b{number}.png")
     for line in ["unias train photos -o model --steps 2 --size 128 -q", *lines]:
+        line = re.sub(r"--minutes \d+", "--steps 2", line).replace("unias train heap", "unias train heap --size 128")
         words = [sys.executable, "-m", *shlex.split(line)]
         done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"

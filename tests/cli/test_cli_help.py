@@ -18,6 +18,7 @@ COMMANDS = (
     "predict",
     "evaluate",
     "calibrate",
+    "extend",
     "rename",
     "compare",
     "ablate",

@@ -30,7 +30,9 @@ def test_train_says_where_and_what(cli: Any, tiny_data: Path, tiny_yaml: Path, t
     assert quiet.code == 0
     assert quiet.err == ""
     assert f"2 steps, {unias.load(tmp_path / 'b').record['minutes']} minutes. Model: {tmp_path / 'b'}" in quiet.out
-    assert re.search(r"^Dichtung groß: cut [\d.e-]+ from 4 held-out photos, 20\.0% false alarms", quiet.out)
+    assert re.search(
+        r"^Dichtung groß: cut [\d.e-]+ from 4 held-out photos; provisional, false alarms 20\.0%", quiet.out
+    )
     logs = list((tmp_path / "b-logs").rglob("metrics.csv"))
     assert len(logs) == 1
     assert "loss" in logs[0].read_text(encoding="utf-8")

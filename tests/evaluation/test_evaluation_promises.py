@@ -28,7 +28,7 @@ def test_counts_rates_and_the_expected_range() -> None:
     assert both["promised"] == 0.05
     text = promises_markdown({"a|b": found, "c": worse}, both)
     assert "| a\\|b | 39 | 2 of 20 | 10.0% (1.2% to 31.7%) | 5.0% | 0 to 5 | 1 of 5 |" in text
-    assert "0 to 5: **outside**" in text
+    assert "0 to 5: outside" in text
     assert "| all mixed |  | 14 of 40 |" in text
 
 

@@ -281,3 +281,19 @@ def test_no_warning_comes_from_undefined_figures() -> None:
         metrics.best_dsc(np.zeros((0, 2, 2), dtype=bool), np.zeros((0, 2, 2), dtype=np.float32))
         metrics.best_dsc(np.zeros((2, 2, 2), dtype=bool), np.ones((2, 2, 2), dtype=np.float32))
         metrics.best_dsc(np.ones((2, 2, 2), dtype=bool), np.ones((2, 2, 2), dtype=np.float32))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_best_dsc_of_some_photos_by_trying_every_threshold(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    maps = rng.integers(0, 12, (6, 7, 7)).astype(np.float32)
+    masks = rng.random((6, 7, 7)) < 0.25
+    counted = np.array([True, False, True, True, False, True])
+    found = metrics.best_dsc(masks, maps, counted=counted)
+    tried = {
+        threshold: metrics.dice_per_sample(masks[counted], maps[counted] >= threshold).mean()
+        for threshold in np.unique(maps[masks])
+    }
+    assert found.value == pytest.approx(max(tried.values()))
+    assert found.value >= metrics.dice_per_sample(masks[counted], maps[counted] >= found.threshold).mean() - 1e-12
+    assert np.isnan(metrics.best_dsc(masks, maps, counted=np.zeros(6, dtype=bool)).value)

@@ -65,6 +65,7 @@ def test_default_output_json_and_drawn_textures(cli: Any, small_model: Path, tmp
     assert sorted(path.name for path in tmp_path.iterdir()) == ["line.unias.zip", "model", "model-torch"]
 
 
+@pytest.mark.slow
 def test_model_is_untouched(cli: Any, small_model: Path, tree: Any, tiny_data: Path, tmp_path: Path) -> None:
     before = tree(small_model), tree(tiny_data)
     answer = cli("export", small_model, "--to", "torch", "-o", tmp_path / "out", "--data", tiny_data)

@@ -97,6 +97,7 @@ def graph(small_model: Path) -> Any:
     return to_openvino(detector, "uint8")
 
 
+@pytest.mark.slow
 def test_layers_of_a_graph(graph: Any) -> None:
     layers = parts.weighted_layers(graph)
     names = [name for operations in layers.values() for name in operations]
@@ -145,6 +146,7 @@ assert openvino_core("this test") is openvino_core("this test")
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.slow
 def test_one_layer_alone(graph: Any, small_model: Path, tiny_data: Path) -> None:
     """Bypassed quantisers change nothing; one layer's change something; all of them more."""
     from unias.export.graph import quiet

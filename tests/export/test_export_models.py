@@ -22,7 +22,7 @@ from unias.export.verify import FLOAT_LIMIT, Difference
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 Export = Callable[[str], Path]
-ENGINES = ("onnx", "openvino", "torch")
+EVERY = ["onnx", *(pytest.param(engine, marks=pytest.mark.slow) for engine in ("openvino", "torch"))]
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +30,7 @@ def photos(tiny_data: Path) -> list[Path]:
     return sorted(tiny_data.glob("*/test/*/*.png"))[:8]
 
 
-@pytest.mark.parametrize(
-    "engine", ["onnx", *(pytest.param(engine, marks=pytest.mark.slow) for engine in ("openvino", "torch"))]
-)
+@pytest.mark.parametrize("engine", EVERY)
 def test_predicts_as_the_trained_model(engine: str, export_of: Export, small_model: Path, photos: list[Path]) -> None:
     trained, exported = unias.load(small_model, "cpu"), unias.load(export_of(engine))
     assert exported.products == trained.products
@@ -64,7 +62,7 @@ def test_predicts_as_the_trained_model(engine: str, export_of: Export, small_mod
             np.testing.assert_array_equal(theirs.image, ours.image)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", EVERY)
 def test_product_may_be_said(engine: str, export_of: Export, small_model: Path, photos: list[Path]) -> None:
     trained, exported = unias.load(small_model, "cpu"), unias.load(export_of(engine))
     for info in trained.products:
@@ -93,7 +91,7 @@ def test_command_line_takes_it(export_of: Export, small_model: Path, tiny_data: 
         assert (tmp_path / "exported" / theirs["levels"]).is_file()
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", EVERY)
 def test_folder_says_what_it_is(engine: str, export_of: Export, tiny_data: Path) -> None:
     folder = export_of(engine)
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
@@ -112,14 +110,14 @@ def test_folder_says_what_it_is(engine: str, export_of: Export, tiny_data: Path)
     assert str(Path.home()) not in text
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", EVERY)
 def test_no_path_of_this_machine_inside(engine: str, export_of: Export) -> None:
     here = str(Path(unias.__file__).resolve().parent).encode()
     for file in export_of(engine).iterdir():
         assert here not in file.read_bytes(), file.name
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", EVERY)
 def test_changed_graph_is_refused(engine: str, export_of: Export, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(export_of(engine), tmp_path / "copy"))
     graph = next(path for path in folder.iterdir() if path.name in ("graph.onnx", "graph.bin", "graph.pt2"))
@@ -133,6 +131,7 @@ def test_changed_graph_is_refused(engine: str, export_of: Export, tmp_path: Path
         unias.load(folder)
 
 
+@pytest.mark.slow
 def test_graph_must_be_in_the_manifest(export_of: Export, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(export_of("torch"), tmp_path / "copy"))
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
@@ -154,6 +153,7 @@ def test_missing_runtime_names_the_extra(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_exports_run_on_the_processor(export_of: Export) -> None:
     folder = export_of("torch")
     assert str(unias.load(folder, "cpu").detector.device) == "cpu"
@@ -161,6 +161,7 @@ def test_exports_run_on_the_processor(export_of: Export) -> None:
         unias.load(folder, "abacus")
 
 
+@pytest.mark.slow
 def test_an_export_keeps_its_numbers(export_of: Export, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("unias.runtime.cpu_has_bfloat16", lambda: True)
     folder = export_of("torch")
@@ -169,6 +170,7 @@ def test_an_export_keeps_its_numbers(export_of: Export, monkeypatch: pytest.Monk
         unias.load(folder, precision="bfloat16")
 
 
+@pytest.mark.slow
 def test_an_export_is_neither_saved_nor_exported_again(export_of: Export, tmp_path: Path) -> None:
     model = unias.load(export_of("torch"))
     with pytest.raises(UsageError, match="Copy the folder"):
@@ -178,6 +180,7 @@ def test_an_export_is_neither_saved_nor_exported_again(export_of: Export, tmp_pa
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_nothing_is_reported(export_of: Export) -> None:
     """OpenVINO and NNCF send a message to their makers when they are imported, if openvino-telemetry can be."""
     folder = export_of("openvino")

@@ -22,6 +22,7 @@ from unias.cli import (
     evaluate,
     export,
     export_labels,
+    extend,
     predict,
     push,
     rename,
@@ -43,6 +44,7 @@ app.command(epilog=EXIT_CODES)(train.train)
 app.command(epilog=EXIT_CODES)(predict.predict)
 app.command(epilog=EXIT_CODES)(calibrate.calibrate)
 app.command(epilog=EXIT_CODES)(evaluate.evaluate)
+app.command(epilog=EXIT_CODES)(extend.extend)
 app.command(epilog=EXIT_CODES)(rename.rename)
 app.command(epilog=EXIT_CODES)(compare.compare)
 app.command(epilog=EXIT_CODES)(ablate.ablate)

@@ -1,4 +1,4 @@
-"""``unias bench speed`` and ``unias bench scale``."""
+"""``unias bench speed``, ``scale``, ``fusion`` and ``unknown``."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ def commands(epilog: str) -> typer.Typer:
     )
     group.command(epilog=epilog)(speed)
     group.command(epilog=epilog)(scale)
+    group.command(epilog=epilog)(fusion)
+    group.command(epilog=epilog)(unknown)
     return group
 
 
@@ -118,6 +120,40 @@ def scale(
         progress=options.progress(quiet),
     )
     options.answer(as_json, document, _closing(document["bars"], output / "scale.md"))
+
+
+def fusion(
+    model: Path = typer.Argument(..., help="Trained model's folder."),
+    data: Path = typer.Argument(..., help="Folder with test photos and masks."),
+    output: Path = Output,
+    subset: Path | None = typer.Option(None, help="Text file with one test photo a line (path below DATA)."),
+    device: str = options.Device,
+    as_json: bool = options.AsJson,
+    quiet: bool = options.Quiet,
+) -> None:
+    """Do the fusions that were chosen without labels hold on real defects? fusion.md and fusion.json."""
+    from unias.api import load
+    from unias.bench.fusion import run_fusion
+
+    document = run_fusion(load(model, device), data, output, subset, options.progress(quiet))
+    text = f"{document['share_of_gain']:.0%} of the best rules' gain over the product, {document['points_gained']:+.1f} points"
+    options.answer(as_json, document, f"{text}. Table: {output / 'fusion.md'}")
+
+
+def unknown(
+    data: Path = typer.Argument(..., help="Folder with training and test photos of three products or more."),
+    output: Path = Output,
+    seed: int = typer.Option(0, min=0, help="Seed of the split."),
+    as_json: bool = options.AsJson,
+    quiet: bool = options.Quiet,
+) -> None:
+    """Are left-out products called unknown, and known ones recognised? unknown.md and unknown.json. Nothing is trained."""
+    from unias.bench.unknown import run_unknown
+
+    document = run_unknown(data, output, seed, options.progress(quiet))
+    mixed = document["mixed"]
+    text = f"recognised {mixed['right']:.1%}, known called unknown {mixed['known_called_unknown']:.1%}"
+    options.answer(as_json, document, f"{text}. Table: {output / 'unknown.md'}")
 
 
 def _closing(bars: list[dict[str, object]], page: Path) -> str:

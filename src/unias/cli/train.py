@@ -42,6 +42,11 @@ def train(
     skip_bad: bool = typer.Option(
         False, "--skip-bad", help="Leave unreadable photos out, each named, instead of stopping."
     ),
+    folds: int | None = typer.Option(
+        None,
+        min=2,
+        help="For few photos: K models more are trained, each judging photos that it did not see; then one on all.",
+    ),
     group: str | None = typer.Option(
         None, help="One folder of several products, unsorted: auto, or how many they are; name them with unias rename."
     ),
@@ -79,12 +84,12 @@ def train(
         logger=logger,
         skip_bad=skip_bad,
         group=group,
+        folds=folds,
         progress=options.progress(quiet),
     )
     record = model.record
     lines = [
-        f"{p.name}: cut {p.cut.value:.6g} from {p.cut.held_out} held-out photos; {p.cut.describe()}"
-        for p in model.products
+        f"{p.name}: cut {p.cut.value:.6g} from {p.cut.held_out} held-out photos; {p.promised()}" for p in model.products
     ]
     lines.append(f"{record['steps']} steps, {record['minutes']} minutes. Model: {output}")
     cuts = {

@@ -246,7 +246,13 @@ def dsc_at(masks: Bools, maps: NDArray[Any], threshold: float) -> float:
     return float(np.mean(dice_per_sample(masks, at_least(maps, threshold))))
 
 
-def best_dsc(masks: Bools, maps: NDArray[Any], ranking: PixelRanking | None = None, candidates: int = 500) -> Best:
+def best_dsc(
+    masks: Bools,
+    maps: NDArray[Any],
+    ranking: PixelRanking | None = None,
+    candidates: int = 500,
+    counted: Bools | None = None,
+) -> Best:
     """The single threshold that maximises mean Dice, and that mean: what one threshold could reach with the labels.
 
     Tried: ``candidates`` quantiles of the anomalous pixels' scores, as many of the others' counted from the top on a
@@ -257,9 +263,11 @@ def best_dsc(masks: Bools, maps: NDArray[Any], ranking: PixelRanking | None = No
     Args:
         masks: bool, (N, H, W).  maps: (N, H, W), floating.
         ranking: ``PixelRanking(masks, maps)`` where the caller has it already.
+        counted: (N,), the photos whose Dice is averaged; None = all.
     """
-    if not len(masks):
+    if not len(masks) or (counted is not None and not counted.any()):
         return Best(NAN, NAN)
+    chosen = range(len(masks)) if counted is None else np.flatnonzero(counted).tolist()
     ranked = ranking if ranking is not None else PixelRanking(masks, maps)
     good: Bools = np.asarray(~masks.reshape(len(masks), -1).any(axis=1))
     peaks = maps.reshape(len(maps), -1).max(axis=1)
@@ -267,7 +275,7 @@ def best_dsc(masks: Bools, maps: NDArray[Any], ranking: PixelRanking | None = No
     grid = dice_grid(_every(ranked.thresholds, candidates), highest, peaks, good, candidates)
 
     def measure(grid: NDArray[Any]) -> Floats:
-        return mean_dice(((one, one[mask]) for one, mask in zip(maps, masks, strict=True)), grid)
+        return mean_dice(((maps[place], maps[place][masks[place]]) for place in chosen), grid)
 
     def between(low: Any, high: Any) -> NDArray[Any]:
         near = ranked.thresholds[(ranked.thresholds >= low) & (ranked.thresholds <= high)]

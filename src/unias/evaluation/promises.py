@@ -65,33 +65,48 @@ def mixed_figures(products: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def promises_markdown(products: Mapping[str, Mapping[str, Any]], mixed: Mapping[str, Any]) -> str:
-    """A table for people."""
-    lines = [
-        "| product | held out | false alarms | rate (95% interval) | promised on average | expected (99%) | missed |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
+HEADINGS = (
+    "product",
+    "held out",
+    "false alarms",
+    "rate (95% interval)",
+    "promised on average",
+    "expected (99%)",
+    "missed",
+)
+MEANING = (
+    "False alarms: good test photos that the model's own cuts fail; missed: defective ones that they pass. Expected: where "
+    "they lie with 99% if test photos are drawn as the held-out ones were (beta-binomial law); outside it they are not."
+)
+
+
+def promise_rows(products: Mapping[str, Mapping[str, Any]], mixed: Mapping[str, Any]) -> list[list[str]]:
+    """One row a product and one for all mixed, under ``HEADINGS``."""
+    rows = []
     for name, one in [*products.items(), (MIXED, mixed)]:
         expected = ""
         if "least" in one:
-            expected = f"{one['least']} to {one['most']}" + ("" if one["inside"] else ": **outside**")
-        held = str(one.get("held_out", "")) + (" (provisional)" if one.get("provisional") else "")
-        cells = [
-            name.replace("|", "\\|"),
-            held,
-            f"{one['false_alarms']} of {one['good']}",
-            f"{_percent(one['rate'])} ({_percent(one['rate_low'])} to {_percent(one['rate_high'])})",
-            _percent(one["promised"]),
-            expected,
-            f"{one['missed']} of {one['defective']}",
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    lines += [
-        "",
-        "False alarms: good test photos that the model's own cuts fail; missed: defective ones that they pass. Expected: where "
-        "they lie with 99% if test photos are drawn as the held-out ones were (beta-binomial law); outside it they are not.",
-    ]
-    return "\n".join(lines) + "\n"
+            expected = f"{one['least']} to {one['most']}" + ("" if one["inside"] else ": outside")
+        rows.append(
+            [
+                name,
+                str(one.get("held_out", "")) + (" (provisional)" if one.get("provisional") else ""),
+                f"{one['false_alarms']} of {one['good']}",
+                f"{_percent(one['rate'])} ({_percent(one['rate_low'])} to {_percent(one['rate_high'])})",
+                _percent(one["promised"]),
+                expected,
+                f"{one['missed']} of {one['defective']}",
+            ]
+        )
+    return rows
+
+
+def promises_markdown(products: Mapping[str, Mapping[str, Any]], mixed: Mapping[str, Any]) -> str:
+    """A table for people."""
+    lines = [f"| {' | '.join(HEADINGS)} |", "| --- |" + " ---: |" * (len(HEADINGS) - 1)]
+    for row in promise_rows(products, mixed):
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |")
+    return "\n".join([*lines, "", MEANING]) + "\n"
 
 
 def _percent(value: float) -> str:

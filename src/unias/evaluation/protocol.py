@@ -44,6 +44,7 @@ PIXEL_KEYS = (
     "dsc_empty",
     "dsc_defective_oracle",
     "dsc_defective_best",
+    "dsc_defective_single",
     "dsc_defective_cut",
     "iou",
     "ar",
@@ -90,7 +91,8 @@ def evaluate_class(
         - ``dsc``: mean Dice of all photos at ``dsc_threshold``, which maximises precision + recall; ``iou`` there too.
         - ``dsc_best``: the same at the threshold that maximises it. Thresholds are inclusive (map >= threshold).
         - ``dsc_cut``: the mask is map > cut, drawn in failed photos only. Needs no label.
-        - ``dsc_defective_oracle`` / ``_best`` / ``_cut``: those three over the defective photos alone.
+        - ``dsc_defective_oracle`` / ``_best`` / ``_cut``: those three over the defective photos alone; ``_single``: at the
+          threshold that maximises that very mean, the strongest that one threshold can be there.
         - ``dsc_empty``: predicting nothing. ``ar``: share of anomalous pixels in the defective photos.
         - ``false_alarm_rate``: good photos failed by the cut; ``miss_rate``: defective photos passed by it.
         - NaN: pixel figures without masks; what needs a threshold from labels where no pixel is anomalous; what needs a
@@ -230,6 +232,7 @@ def _pixel_figures(
     if not len(ranking.positives):
         return values
     oracle, best = ranking.oracle(), best_dsc(masks, maps, ranking)
+    single = best_dsc(masks, maps, ranking, counted=is_defect)
     at_oracle = overlaps(masks, at_least(maps, oracle.threshold))
     at_best = overlaps(masks, at_least(maps, best.threshold))
     return {
@@ -237,5 +240,6 @@ def _pixel_figures(
         "pap": ranking.average_precision(),
         "pixel_auroc": ranking.auroc(),
         "aupro": aupro(masks, maps, ranking=ranking),
+        "dsc_defective_single": single.value,
         **dice_figures(oracle, ranking.f1_max(), best, at_oracle, at_best, is_defect),
     }

@@ -296,7 +296,11 @@ class ClassStream:
         while len(chosen := cells.unsettled(ranks, AIM)):
             cells = cells.split(chosen, photos)
         peaks = np.array(self._peak, dtype=np.float32)[places]
-        best = _best_dsc(photos, cells.negatives_at(ranks), distinct, peaks, areas == 0)
+        others = cells.negatives_at(ranks)
+        best = _best_dsc(photos, others, distinct, peaks, areas == 0)
+        if is_defect.any():
+            counted = _Photos(self._spool, places[is_defect])
+            values["dsc_defective_single"] = _best_dsc(counted, others, distinct, peaks, areas == 0).value
         oracle, f1, ranked = cells.oracle(), cells.f1_max(), cells.ranked()
         values |= {"pap": ranked.pap, "pixel_auroc": ranked.auroc, "aupro": ranked.aupro}
         at_oracle, at_best = _overlaps(photos, areas, (oracle.threshold, best.threshold))
@@ -330,16 +334,16 @@ def _counted(photos: Sequence[Photo]) -> tuple[Cells, RankedKeys]:
 
 
 def _best_dsc(
-    photos: Sequence[Photo],
+    counted: Sequence[Photo],
     others: NDArray[np.float32],
     distinct: RankedKeys,
     peaks: NDArray[np.float32],
     good: Bools,
 ) -> Best:
-    """``metrics.best_dsc``: the same thresholds tried, two readings."""
+    """``metrics.best_dsc``: the same thresholds tried, two readings of the photos whose Dice counts."""
 
     def measure(grid: NDArray[Any]) -> NDArray[np.float64]:
-        return mean_dice(((photo.scores, photo.scores[photo.anomalous]) for photo in photos), grid)
+        return mean_dice(((photo.scores, photo.scores[photo.anomalous]) for photo in counted), grid)
 
     def between(low: Any, high: Any) -> NDArray[np.float32]:
         first, last = keys_of(np.array([low, high], dtype=np.float32))

@@ -169,7 +169,8 @@ class Quantizer:
                 arrays = maps.anomaly_map.numpy()
                 scores += [score_of(maps, row, one, product) for row, one in enumerate(arrays)]
             wished = product.cut.promise.wished
-            cut = rank_cut(scores, wished) if product.held_out else unpromised(max(scores), wished)
+            honest = bool(product.held_out) and not product.folded  # never rank against photos that were learned from
+            cut = rank_cut(scores, wished) if honest else unpromised(max(scores), wished)
             good = [
                 detector(images, torch.full((len(images),), place)).anomaly_map.numpy()
                 for _, images in self._batches(
@@ -177,7 +178,7 @@ class Quantizer:
                 )
             ]
             lower = lower_cut(np.concatenate(good), wishes.lower_quantile)
-            held = tuple(sample.key for sample in samples) if product.held_out else ()
+            held = tuple(sample.key for sample in samples) if honest else ()
             products.append(
                 dataclasses.replace(
                     product, cut=cut, lower=lower, held_out=held, held_out_scores=tuple(scores) if held else ()

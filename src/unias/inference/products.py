@@ -45,6 +45,18 @@ class ProductInfo:
     ignore: NDArray[np.bool_] | None = field(default=None, compare=False)
     missed_scores: tuple[float, ...] = ()
 
+    @property
+    def folded(self) -> bool:
+        """Whether its cut rests on scores of other models (``--folds``): this one learned from the held-out photos."""
+        return not set(self.held_out).isdisjoint(self.train)
+
+    def promised(self) -> str:
+        """What the cut promises, for people."""
+        text = self.cut.describe()
+        if self.folded:
+            text += "; from folds: on average at most about twice that rate"
+        return text
+
     def to_dict(self) -> dict[str, Any]:
         """For JSON; the ignore-zone is kept apart."""
         content = dataclasses.asdict(dataclasses.replace(self, ignore=None))

@@ -198,6 +198,11 @@ def _scored_anew(model: Model, place: int, info: ProductInfo, data: Path | None,
     """The held-out photos ranked again, by the new area and zone."""
     if isinstance(model.detector, SystemDetector):
         progress.say(f"{info.name}: judged by its map from now on, not by the score of {model.config.system}")
+    if info.folded:
+        raise UsageError(
+            f"{info.name}: its cut rests on folds, so this model learned from the photos that would have to be ranked again. "
+            "Train again with other settings (calibration: min_area)."
+        )
     own = [key for key in info.held_out if not key.startswith(ADDED)]
     dropped = len(info.held_out) - len(own)
     if dropped:

@@ -6,6 +6,7 @@ products.json          cuts, counts and the split (which photos were held out)
 products.safetensors   what good parts of each product look like to the model
 card.md                data, counts, seed, versions, figures, for people
 zones.safetensors      ignore-zones, where a product has one
+rehearsal.safetensors  a few good photos of each product, for `unias extend` (inference/rehearsal.py)
 manifest.json          format version and the sha256 of each file
 train_state/           only while training is unfinished
 
@@ -32,6 +33,7 @@ from unias.backbones.timm_backbone import FrozenBackbone, create_network, freeze
 from unias.config import Config, dump_config, load_config
 from unias.errors import DataError, UniasError, UsageError
 from unias.files import sha256, write_json, write_text, writing_folder
+from unias.inference import rehearsal
 from unias.inference.engines import GRAPH_FILES, INFO_FILE, ExportedDetector, open_session, read_info
 from unias.inference.products import ProductInfo, product_from_dict, zones
 from unias.maps.detector import Detector
@@ -57,6 +59,7 @@ class StoredModel:
     config: Config
     products: tuple[ProductInfo, ...]
     record: dict[str, Any] = field(default_factory=dict)  # data, seed, steps, minutes, machine, versions, figures
+    rehearsal: bytes | None = None  # what is written as rehearsal.safetensors; not read back into memory
 
 
 def build_system(
@@ -99,6 +102,8 @@ def save_model(folder: Path, model: StoredModel) -> None:
     with writing_folder(folder, replace=True) as temporary:
         (temporary / "model.safetensors").write_bytes(save(tensors))
         (temporary / "products.safetensors").write_bytes(save(statistics))
+        if model.rehearsal is not None:
+            (temporary / rehearsal.FILE).write_bytes(model.rehearsal)
         write_settings(temporary, model)
         write_text(temporary / "card.md", card(model))
         write_manifest(temporary, FILES)
@@ -153,7 +158,10 @@ def write_settings(home: Path, model: StoredModel) -> None:
 
 def write_manifest(home: Path, files: Sequence[str]) -> None:
     """Format version and the hash of each file."""
-    present = [*files, *((ZONES_FILE,) if (home / ZONES_FILE).is_file() else ())]
+    present = [
+        *files,
+        *(name for name in (ZONES_FILE, rehearsal.FILE) if name not in files and (home / name).is_file()),
+    ]
     hashes = {name: sha256(home / name) for name in present}
     write_json(home / "manifest.json", {"format": FORMAT_VERSION, "files": hashes})
 
@@ -269,7 +277,7 @@ def card_of(config: Config, record: Mapping[str, Any], products: Sequence[Produc
         more = lowered + area + zone
         lines.append(
             f"| {name} | {len(product.train)} | {len(product.held_out)} | {product.cut.value:.6g} | "
-            f"{product.cut.describe()}{more} |"
+            f"{product.promised()}{more} |"
         )
     lines += [
         "",

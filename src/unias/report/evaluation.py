@@ -21,7 +21,7 @@ from unias.config import to_dict
 from unias.data.layouts import Dataset, Sample, require_test, scan
 from unias.data.masks import load_mask, resize_mask
 from unias.errors import DataError, UsageError
-from unias.evaluation.promises import mixed_figures, promise_figures, promises_markdown
+from unias.evaluation.promises import mixed_figures, promise_figures, promise_rows, promises_markdown
 from unias.evaluation.protocol import mean_metrics, metrics_document
 from unias.evaluation.spool import MEMORY
 from unias.evaluation.streaming import ClassFigures, ClassStream
@@ -180,7 +180,12 @@ def _evaluate_into(
         write_report(
             home,
             Report(
-                f"{dataset.root.name}: one model, {len(classes)} products", products, document["mean"], marks, notes
+                f"{dataset.root.name}: one model, {len(classes)} products",
+                products,
+                document["mean"],
+                marks,
+                notes,
+                promise_rows(kept, mixed) if kept else (),
             ),
         )
     return document

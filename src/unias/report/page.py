@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from unias.evaluation import promises
 from unias.files import claimed_folder, write_text, writing
 from unias.inference import pictures
 from unias.report import figures, style, tables
@@ -82,13 +83,15 @@ class ProductReport:
 
 @dataclass(frozen=True)
 class Report:
-    """The whole page: products, means (``protocol.mean_metrics``), stamp (commit, config ...) and remarks."""
+    """The whole page: products, means (``protocol.mean_metrics``), stamp (commit, config ...) and remarks; rows of
+    ``evaluation.promises.promise_rows``."""
 
     title: str
     products: Sequence[ProductReport]
     mean: Mapping[str, Any]
     stamp: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    promises: Sequence[Sequence[str]] = ()
 
 
 @dataclass(frozen=True)
@@ -183,12 +186,30 @@ def _page(report: Report, products: Sequence[str]) -> str:
 <section><h2>All figures</h2>
 <p class="lead">In per cent, but for the counts. Point at a heading to read what it means.</p>
 <div class="scroll">{tables.to_html(classes, report.mean)}</div>{style.ABOUT_TABLE}</section>
+{_promises(report.promises)}
 <section><h2>How to read this page</h2>{style.HOW_TO_READ}</section>
 {"".join(products)}
 </main>
 <footer><div class="wrap"><dl>{stamp}</dl></div></footer>
 </body></html>
 """
+
+
+def _promises(rows: Sequence[Sequence[str]]) -> str:
+    """What cuts promised and what they did, as a table; nothing where nothing is known."""
+    if not rows:
+        return ""
+    head = "".join(f'<th scope="col">{_text(heading)}</th>' for heading in promises.HEADINGS)
+    body = "".join(
+        f'<tr{" class=mean" if row[0] == promises.MIXED else ""}><th scope="row">{_text(row[0])}</th>'
+        f"{''.join(f'<td>{_text(cell)}</td>' for cell in row[1:])}</tr>"
+        for row in rows
+    )
+    table = f'<table class="metrics"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+    return (
+        f'<section><h2>False alarms and misses</h2><p class="lead">{_text(promises.MEANING)}</p>'
+        f'<div class="scroll">{table}</div></section>'
+    )
 
 
 def _headlines(mean: Mapping[str, Any]) -> str:

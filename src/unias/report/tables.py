@@ -38,7 +38,11 @@ COLUMNS = (
     Column("dsc_best", "DSC, best", "Dice a photo; the single threshold that maximises it on the test labels"),
     Column("dsc_empty", "DSC, empty mask", "Dice a photo of predicting nothing anywhere"),
     Column("dsc_defective_oracle", "DSC defective, oracle", "the oracle's Dice over the defective photos alone"),
-    Column("dsc_defective_best", "DSC defective, best", "the best threshold's Dice over the defective photos alone"),
+    Column(
+        "dsc_defective_single",
+        "DSC defective, best",
+        "Dice over the defective photos; the single threshold that maximises it",
+    ),
     Column("dsc_defective_cut", "DSC defective, label-free", "the label-free Dice over the defective photos alone"),
     Column("pixel_auroc", "pixel AUROC", "area under the ROC curve over all pixels"),
     Column("aupro", "AUPRO", "overlap a region up to 30 % false positive pixels"),
@@ -53,7 +57,7 @@ HEADINGS = ("product", *(column.heading for column in COLUMNS))
 _EMPTY = ("dsc", "dsc_cut", "dsc_best", "dsc_empty")
 _EMPTY_DEFECTIVE = (
     "dsc_defective_oracle",
-    "dsc_defective_best",
+    "dsc_defective_single",
     "dsc_defective_cut",
 )  # 0 for an empty mask
 

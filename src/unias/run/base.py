@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from unias.backbones.timm_backbone import FrozenBackbone
 from unias.calibration.cuts import rank_cut, unpromised
@@ -64,6 +66,7 @@ class TrainingRun:
         self.products = tuple(split)
         self.augmentation = Augmentation("none")
         self.turned: TurnedFeatures | None = None
+        self.folded: dict[str, dict[str, float]] = {}  # {product: {key: score}} by models that did not see the photo
         self.lower: dict[int, float] = {}  # of each product, by its place: what ``fit_statistics`` finds
         self.trained = self.photos([s for name in split for s in split[name][0]])
         self.held = self.photos([s for name in split for s in split[name][1]])
@@ -122,12 +125,17 @@ class TrainingRun:
             trained, held = self.split[name]
             again: list[float] = []
             highest = peaks[index]
-            if not held:
+            folded = self.folded.get(name, {})
+            keys, own = tuple(s.key for s in held), scores[index]
+            if folded:
+                keys, own = tuple(folded), list(folded.values())
+                highest = own
+            elif not held:
                 self.progress.say(f"warning: {name} has too few photos to hold any out; its cut is provisional.")
                 rows = [i for i, s in enumerate(self.trained.samples) if s.product == name]
                 found, tops = self._scores(detector, self.trained, f"training photos of {name}", blank, rows)
                 again, highest = found[index], tops[index]
-            cut = rank_cut(scores[index], wishes.false_alarms, again)
+            cut = rank_cut(own, wishes.false_alarms, again)
             scale = 1.0
             if isinstance(detector, SystemDetector):
                 top = max(highest)
@@ -139,8 +147,8 @@ class TrainingRun:
                     blank[index],
                     cut=cut,
                     train=tuple(s.key for s in trained),
-                    held_out=tuple(s.key for s in held),
-                    held_out_scores=tuple(scores[index]),
+                    held_out=keys,
+                    held_out_scores=tuple(own),
                     lower=self.lower[index] * scale,
                 )
             )
@@ -209,16 +217,22 @@ class TrainingRun:
             arrays = more.fill("features of turned photos")
             self.turned = TurnedFeatures(arrays, self.trained.samples, self.augmentation)
 
+    @property
+    def rows(self) -> NDArray[np.int64] | None:
+        """Which training photo each place of an epoch shows; None = every photo once."""
+        return None
+
     def batches(self, workers: int) -> Batches:
         """What steps see: cached features, or photos through the backbone."""
-        train = self.config.train
+        train, rows = self.config.train, self.rows
         if self.trained.arrays is not None:
             names = [str(sample.path) for sample in self.trained.samples]
             return CachedBatches(
-                self.trained.arrays, names, self.indices(), train.batch_size, train.seed, self.device, self.turned
+                self.trained.arrays, names, self.indices(), train.batch_size, train.seed, self.device, self.turned, rows
             )
+        samples = self.trained.samples if rows is None else [self.trained.samples[row] for row in rows]
         steps = StepDataset(
-            self.trained.samples, self.config.size, self.config.bits, self.augmentation, train.batch_size, train.seed
+            samples, self.config.size, self.config.bits, self.augmentation, train.batch_size, train.seed
         )
         return ImageBatches(steps, self.backbone, self.device, workers)
 

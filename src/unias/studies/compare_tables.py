@@ -23,7 +23,7 @@ FIGURES = (
     ("dsc", "DSC, oracle"),
     ("dsc_best", "DSC, best single threshold"),
     ("dsc_cut", "DSC, label-free"),
-    ("dsc_defective_best", "Dice of defective photos, best single threshold"),
+    ("dsc_defective_single", "Dice of defective photos, best single threshold"),
     ("dsc_defective_cut", "Dice of defective photos, label-free"),
     ("pixel_auroc", "pixel AUROC"),
     ("aupro", "AUPRO"),

@@ -94,7 +94,7 @@ def turned_rows(samples: Sequence[Sample], augmentation: Augmentation) -> list[t
 
 
 class CachedBatches:
-    """Batches out of memory-mapped features."""
+    """Batches out of memory-mapped features. ``rows``: which photo each place of an epoch shows; None = every photo once."""
 
     def __init__(
         self,
@@ -105,19 +105,21 @@ class CachedBatches:
         seed: int,
         device: torch.device,
         turned: TurnedFeatures | None = None,
+        rows: NDArray[np.int64] | None = None,
     ) -> None:
         self.arrays = arrays
+        self.rows = np.arange(len(names)) if rows is None else rows
         self.turned = turned
         self.names = list(names)
         self.products = torch.tensor(products)
         self.batch_size = batch_size
         self.seed = seed
         self.device = device
-        self.steps_per_epoch = -(-len(self.names) // batch_size)
+        self.steps_per_epoch = -(-len(self.rows) // batch_size)
 
     def steps(self, start: int, stop: int) -> Iterator[Batch]:
         for step in range(start, stop):
-            chosen = np.sort(batch_indices(len(self.names), self.batch_size, self.seed, step))
+            chosen = np.sort(self.rows[batch_indices(len(self.rows), self.batch_size, self.seed, step)])
             arrays = {level: np.asarray(array[chosen]) for level, array in self.arrays.items()}
             if self.turned is not None:
                 self.turned.put(arrays, chosen, self.seed, step // self.steps_per_epoch)

@@ -29,7 +29,7 @@ COMPONENTS = 20
 LOOKED_AT = 1500  # photos that are clustered; the others go to the nearest group
 MOST = 20  # groups tried
 STANDS_OUT = (
-    0.45  # least silhouette of a division; photos of one product came to 0.2 to 0.4, of several to 0.49 to 0.59
+    0.42  # least silhouette of a division; one product comes to 0.1 to 0.4, several to 0.4 to 0.6 (docs/LOG.md)
 )
 LEAST = 4  # photos of a group
 
@@ -85,7 +85,7 @@ def cluster(rows: NDArray[np.float64], count: int | None) -> NDArray[np.int64]:
     places = spaced(len(rows), LOOKED_AT)
     standard = (rows - rows[places].mean(axis=0)) / (rows[places].std(axis=0) + 1e-9)
     _, strengths, axes = np.linalg.svd(standard[places], full_matrices=False)
-    kept = min(COMPONENTS, int((strengths > 1e-9).sum()))
+    kept = max(2, min(COMPONENTS, len(places) // 4, int((strengths > 1e-9).sum())))  # few photos span few directions
     points = standard @ axes[:kept].T
     seen = points[places]
 
