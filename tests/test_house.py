@@ -283,7 +283,7 @@ def test_pyproject_lists_the_extras_and_the_checks() -> None:
     text = PYPROJECT.read_text(encoding="utf-8")
     section = text.split("[project.optional-dependencies]")[1].split("\n[")[0]
     extras = re.findall(r"^(\w+) = \[", section, flags=re.MULTILINE)
-    assert extras == ["offline", "demo", "export", "group", "serve", "studio", "bench", "scale", "dev"]
+    assert extras == ["offline", "demo", "export", "group", "video", "serve", "studio", "bench", "scale", "dev"]
     assert re.search(r'^filterwarnings = \["error"', text, flags=re.MULTILINE)
     assert re.search(r"^strict = true", text, flags=re.MULTILINE)
     version = re.search(r'^version = "(.+)"', text, flags=re.MULTILINE)

@@ -31,9 +31,10 @@ from unias.training.loggers import build_loggers
 from unias.training.photos import check_photos
 
 
-def load(folder: Path | str, device: str = "auto", precision: str = "float32") -> Model:
-    """Open a model folder. Raises DataError naming what is wrong with it. ``precision``: see ``Model.load``."""
-    return Model.load(folder, device, precision)
+def load(folder: Path | str, device: str = "auto", precision: str = "float32", revision: str | None = None) -> Model:
+    """Open a model folder, or one on the Hugging Face Hub ("user/model"; a folder here wins). Raises DataError naming what is
+    wrong with it. ``precision`` and ``revision``: see ``Model.load``."""
+    return Model.load(folder, device, precision, revision)
 
 
 def train(

@@ -132,9 +132,9 @@ def read_lines(path: Path | str) -> list[str]:
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
-def write_json(path: Path | str, value: Any) -> None:
-    """Write ``value`` as indented JSON. NaN becomes null, since JSON has no NaN."""
-    write_text(path, json.dumps(json_ready(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+def write_json(path: Path | str, value: Any, indent: int | None = 2) -> None:
+    """Write ``value`` as JSON, indented for people, or on one line. NaN becomes null, since JSON has no NaN."""
+    write_text(path, json.dumps(json_ready(value), indent=indent, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def json_ready(value: Any) -> Any:

@@ -35,8 +35,8 @@ class Progress:
             print(text, file=sys.stderr, flush=True)
 
     @contextlib.contextmanager
-    def stage(self, name: str, total: int, done: int = 0) -> Iterator[Advance]:
-        """Count ``total`` units of one stage, of which ``done`` were finished before."""
+    def stage(self, name: str, total: int | None, done: int = 0) -> Iterator[Advance]:
+        """Count ``total`` units of one stage (None = nobody knows how many), of which ``done`` were finished before."""
         if self.mode == "bars":
             with self._bar(name, total, done) as bar:
                 yield bar
@@ -50,14 +50,17 @@ class Progress:
             now = time.monotonic()
             if self.mode == "lines" and (now - last >= self.every or now_done == total):
                 last = now
-                left = (now - start) / max(now_done - done, 1) * (total - now_done)
                 tail = f", {note}" if note else ""
+                if total is None:
+                    self.say(f"{name}: {now_done}, {now - start:.0f} s{tail}")
+                    return
+                left = (now - start) / max(now_done - done, 1) * (total - now_done)
                 self.say(f"{name}: {now_done}/{total}, {now - start:.0f} s, {left:.0f} s to go{tail}")
 
         yield line
 
     @contextlib.contextmanager
-    def _bar(self, name: str, total: int, done: int) -> Iterator[Advance]:
+    def _bar(self, name: str, total: int | None, done: int) -> Iterator[Advance]:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
         from rich.progress import Progress as RichProgress

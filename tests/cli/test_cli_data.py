@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 from cli_answers import strict
 
+from unias.config import Config
+from unias.maps.resolution import smallest_defect
+
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
@@ -39,3 +42,16 @@ def test_data_on_a_bad_folder(cli: Any, tiny_data: Path, tmp_path: Path) -> None
     assert all(str(path) in answer.out for path in bad)
     report = strict(cli("data", data, "--json", "-q").out)
     assert len(report["errors"]) == 2
+
+
+def test_data_says_it_before_training(cli: Any, tiny_data: Path) -> None:
+    answer = cli("data", tiny_data, "--size", "448", "-q")
+    assert answer.code == 0
+    assert (
+        "plaque gravée: smallest defect that keeps half its contrast: about 2 x 2 pixels of a photo of 96 x 96"
+        in answer.out
+    )
+    assert answer.out.count("at --size 448") == 2
+    product = strict(cli("data", tiny_data, "--json").out)["products"]["plaque gravée"]
+    assert product["smallest_defect"] == [round(side, 1) for side in smallest_defect((96, 96), Config())]
+    assert cli("data", tiny_data, "--size", "100").code == 2

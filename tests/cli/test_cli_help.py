@@ -24,6 +24,8 @@ COMMANDS = (
     "ablate",
     "data",
     "export",
+    "export-labels",
+    "push",
     "convert",
     "demo",
 )

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from unias.errors import DataError
+from unias.inference.pictures import GAP, GREEN, RED
 from unias.inference.result import Result, pred_score
 
 
@@ -48,3 +54,113 @@ def test_plain_form_is_json() -> None:
     unknown = result((80, 40), None).to_dict()
     assert (unknown["verdict"], unknown["product"], unknown["product_known"]) == ("unknown product", None, False)
     assert unknown["nearest"] == "part"
+
+
+def panels(picture: Image.Image) -> list[Any]:
+    """The three pictures of a strip."""
+    strip = np.asarray(picture)
+    width = (strip.shape[1] - 2 * GAP) // 3
+    return [strip[:, place * (width + GAP) : place * (width + GAP) + width] for place in range(3)]
+
+
+@pytest.fixture
+def on_disk(tmp_path: Path) -> Result:
+    """A defective photo of 80 x 40, green, with its file."""
+    Image.new("RGB", (40, 80), GREEN).save(tmp_path / "part 1.png")
+    return dataclasses.replace(result((80, 40)), path=tmp_path / "part 1.png")
+
+
+def test_plot_is_photo_map_and_outline(on_disk: Result) -> None:
+    photo, heat, outlined = panels(on_disk.plot(side=None))
+    assert photo.shape == heat.shape == outlined.shape == (80, 40, 3)
+    assert (photo == GREEN).all()
+    assert (heat[70, 34] != GREEN).any()  # where the map is highest
+    assert (heat[50, 5] == GREEN).all()  # where it is 0
+    changed = (outlined != GREEN).any(axis=2)
+    assert (outlined[changed] == RED).all()
+    mask = on_disk.pred_mask
+    assert not (changed & mask).any()
+    beside = np.zeros_like(mask)
+    for row, column in np.argwhere(mask):
+        beside[max(0, row - 2) : row + 3, max(0, column - 2) : column + 3] = True
+    np.testing.assert_array_equal(changed, beside & ~mask)
+
+
+@pytest.mark.parametrize("side", [20, 512])
+def test_plot_at_another_size(on_disk: Result, side: int) -> None:
+    found = panels(on_disk.plot(side))
+    assert {panel.shape for panel in found} == {(side, side // 2, 3)}
+    assert (found[2] == RED).all(axis=2).any()
+
+
+def test_plot_without_a_file_shows_what_the_model_saw(on_disk: Result) -> None:
+    assert on_disk.path is not None
+    on_disk.path.unlink()
+    seen = np.full((8, 8, 3), 77, dtype=np.uint8)
+    (photo, *_), (pale, _, outlined) = (
+        panels(dataclasses.replace(on_disk, image=image).plot(80)) for image in (seen, None)
+    )
+    assert (photo == 77).all()
+    assert photo.shape == (80, 40, 3)
+    assert len(np.unique(pale)) == 1
+    assert (outlined == RED).all(axis=2).any()
+
+
+def test_plot_of_a_photo_that_passes_has_no_outline(on_disk: Result) -> None:
+    passed = dataclasses.replace(on_disk, ok=True, model_mask=np.zeros((8, 8), dtype=bool))
+    photo, _, outlined = panels(passed.plot(80))
+    np.testing.assert_array_equal(photo, outlined)
+
+
+def test_save_to_a_folder(on_disk: Result, tmp_path: Path) -> None:
+    home = on_disk.save(tmp_path / "out" / "part 1")
+    assert sorted(path.name for path in home.iterdir()) == ["heatmap.png", "mask.png", "result.json"]
+    with Image.open(home / "mask.png") as picture:
+        np.testing.assert_array_equal(np.asarray(picture) == 255, on_disk.pred_mask)
+    with Image.open(home / "heatmap.png") as picture:
+        np.testing.assert_array_equal(np.asarray(picture), panels(on_disk.plot(None))[1])
+    assert json.loads((home / "result.json").read_text("utf-8")) == on_disk.to_dict()
+    with pytest.raises(DataError, match="exists already"):
+        on_disk.save(home)
+    assert sorted(path.name for path in home.parent.iterdir()) == ["part 1"]
+
+
+def test_save_to_a_file(on_disk: Result, tmp_path: Path) -> None:
+    for name in ("plot.png", "plot.jpg", "plain.json"):
+        for _ in range(2):  # the second time it is replaced
+            assert on_disk.save(tmp_path / name) == tmp_path / name
+    with Image.open(tmp_path / "plot.png") as picture:
+        np.testing.assert_array_equal(np.asarray(picture), np.asarray(on_disk.plot()))
+    with Image.open(tmp_path / "plot.jpg") as picture:
+        assert picture.format == "JPEG"
+    assert json.loads((tmp_path / "plain.json").read_text("utf-8")) == on_disk.to_dict()
+
+
+@pytest.mark.parametrize("target", ["folder", "file.png"])
+def test_save_is_whole_or_not_at_all(
+    on_disk: Result, tmp_path: Path, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    before = sorted(tmp_path.iterdir())
+    monkeypatch.setattr(Image.Image, "save", full)
+    with pytest.raises(DataError, match="the disk is full"):
+        on_disk.save(tmp_path / target)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_what_has_no_path_keeps_what_the_model_saw(model: Any, tiny_data: Path) -> None:
+    path = sorted(tiny_data.glob("*/test/hole/*.png"))[0]
+    with Image.open(path) as picture:
+        pixels = np.asarray(picture.convert("RGB"))
+    by_path, asked, by_pixels = model.predict(path), model.predict(path, image=True), model.predict(pixels)
+    assert by_path.image is None
+    assert by_path.name == str(path)
+    assert by_pixels.path is None
+    assert by_pixels.name == ""
+    np.testing.assert_array_equal(by_pixels.image, asked.image)
+    side = model.config.size
+    resized = Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(asked.image, np.asarray(resized))
+    assert np.asarray(by_path.plot()).shape == np.asarray(by_pixels.plot()).shape

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +10,6 @@ from PIL import Image
 
 from unias.inference.result import Result, pred_score
 from unias.report.predictions import COLUMNS, _names, _rows, _write_pictures
-
-MODEL: Any = SimpleNamespace(config=SimpleNamespace(bits=None, size=224))
 
 
 def result(path: Path, height: int, width: int, cut: float = 0.5) -> Result:
@@ -27,7 +23,7 @@ def result(path: Path, height: int, width: int, cut: float = 0.5) -> Result:
 def test_any_proportions(tmp_path: Path, shape: tuple[int, int]) -> None:
     path = tmp_path / "photo.png"
     Image.fromarray(np.full(shape, 90, dtype=np.uint8)).save(path)
-    row = _write_pictures(tmp_path, "photo", result(path, *shape), MODEL)
+    row = _write_pictures(tmp_path, "photo", result(path, *shape))
     with Image.open(tmp_path / row["mask"]) as mask:
         assert mask.size == shape[::-1]
         assert np.asarray(mask).any()

@@ -21,8 +21,10 @@ from unias.cli import (
     demo,
     evaluate,
     export,
+    export_labels,
     extend,
     predict,
+    push,
     rename,
     train,
 )
@@ -48,6 +50,8 @@ app.command(epilog=EXIT_CODES)(compare.compare)
 app.command(epilog=EXIT_CODES)(ablate.ablate)
 app.command(epilog=EXIT_CODES)(data.data)
 app.command(epilog=EXIT_CODES)(export.export)
+app.command(epilog=EXIT_CODES)(export_labels.export_labels)
+app.command(epilog=EXIT_CODES)(push.push)
 app.command(epilog=EXIT_CODES)(convert.convert)
 app.command(epilog=EXIT_CODES)(demo.demo)
 app.add_typer(bench.commands(EXIT_CODES), name="bench")

@@ -12,19 +12,29 @@ from unias.cli import options
 def data(
     data: Path = typer.Argument(..., help="Folder of photos."),
     bits: int | None = options.Bits,
+    size: int | None = typer.Option(
+        None, help="Input size in pixels that the smallest defect is told for. Default: small's."
+    ),
     as_json: bool = options.AsJson,
     quiet: bool = options.Quiet,
 ) -> None:
-    """What is understood of a folder before anything is trained: products, counts, sizes, bit depths, masks, faults.
+    """What is understood of a folder before anything is trained: products, counts, sizes, bit depths, masks, faults, and how
+    small a defect may be.
 
     Exit code 3 where photos cannot be used.
     """
+    import dataclasses
+
     from rich.console import Console
 
     from unias.data.check import inspect
     from unias.data.layouts import scan
     from unias.errors import EXIT_DATA
+    from unias.maps.resolution import describe, smallest_defect
+    from unias.presets import preset
 
+    config = preset("small")
+    config = config if size is None else dataclasses.replace(config, size=size)
     dataset = scan(data)
     show = options.progress(quiet)
     done = 0
@@ -36,9 +46,17 @@ def data(
             done = count
 
         report = inspect(dataset, bits=bits, progress=on)
+    smallest = {
+        one.product: (one.largest, smallest_defect(one.largest, config)) for one in report.products if one.largest
+    }
     if as_json:
-        options.answer(True, report.as_dict(), "")
+        outcome = report.as_dict()
+        for name, (_, defect) in smallest.items():
+            outcome["products"][name]["smallest_defect"] = [round(side, 1) for side in defect]
+        options.answer(True, outcome, "")
     else:
         report.render(Console())
+        for name, (photo, defect) in smallest.items():
+            typer.echo(f"{name}: {describe(photo, defect)}, at --size {config.size}")
     if report.errors:
         raise typer.Exit(EXIT_DATA)

@@ -11,11 +11,18 @@ from unias.cli import options
 
 def predict(
     model: Path = typer.Argument(..., help="Model folder made by unias train."),
-    images: list[str] = typer.Argument(..., help="Photos, folders of photos, or patterns such as 'line/*.png'."),
+    images: list[str] = typer.Argument(
+        ..., help="Photos, folders, patterns such as 'line/*.png', videos (clip.mp4), or camera:0."
+    ),
     output: Path = typer.Option(
         ..., "-o", "--output", help="Folder for results.csv, results.jsonl, heat maps and masks."
     ),
     product: str | None = typer.Option(None, help="Which product the photos show. Default: the nearest product."),
+    every: int = typer.Option(1, min=1, help="Take every n-th frame of videos and cameras."),
+    most: int | None = typer.Option(
+        None, min=1, help="Stop after so many photos and frames. Default: a camera runs on."
+    ),
+    frames: bool = typer.Option(False, "--frames", help="Also keep the frames of videos and cameras, as PNG."),
     levels: bool = typer.Option(False, help="Also a picture of the map of every level (supplement, Fig. 3)."),
     device: str = options.Device,
     precision: str = options.Precision,
@@ -34,7 +41,15 @@ def predict(
 
     set_threads(threads)
     summary = write_predictions(
-        load(model, device, precision), images, output, product, levels, options.progress(quiet)
+        load(model, device, precision),
+        images,
+        output,
+        product,
+        levels,
+        options.progress(quiet),
+        every=every,
+        most=most,
+        keep_frames=frames,
     )
     text = f"{summary.photos} photos: {summary.ok} ok, {summary.failed} failed"
     text += f" ({summary.unknown} of no known product)" if summary.unknown else ""

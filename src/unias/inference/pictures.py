@@ -143,21 +143,33 @@ def level_strip(
 
 def fit(image: Picture, side: int) -> Picture:
     """The picture resized so that its longer edge is ``side`` pixels."""
-    return np.asarray(Image.fromarray(image).resize(_size(image.shape, side), Image.Resampling.LANCZOS))
+    return resized(image, fitted(image.shape, side))
+
+
+def resized(image: Picture, size: tuple[int, int]) -> Picture:
+    """The picture at ``size`` = (height, width)."""
+    if image.shape[:2] == size:
+        return image
+    return np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.LANCZOS))
 
 
 def fit_map(anomaly_map: NDArray[Any], side: int) -> NDArray[np.float32]:
     """The map resized likewise (bilinear)."""
+    return resized_map(anomaly_map, fitted(anomaly_map.shape, side))
+
+
+def resized_map(anomaly_map: NDArray[Any], size: tuple[int, ...]) -> NDArray[np.float32]:
+    """The map at ``size`` = (height, width), bilinear."""
     picture = Image.fromarray(np.ascontiguousarray(anomaly_map, dtype=np.float32))
-    return np.asarray(picture.resize(_size(anomaly_map.shape, side), Image.Resampling.BILINEAR))
+    return np.asarray(picture.resize((size[1], size[0]), Image.Resampling.BILINEAR))
 
 
 def fit_mask(mask: Mask, side: int) -> Mask:
     """The mask resized likewise; made smaller, a pixel is marked where any part of it is, so that nothing vanishes."""
-    size = _size(mask.shape, side)
-    smaller = size[0] < mask.shape[1]
+    height, width = fitted(mask.shape, side)
+    smaller = width < mask.shape[1]
     method = Image.Resampling.BOX if smaller else Image.Resampling.NEAREST
-    return np.asarray(Image.fromarray(mask.astype(np.float32)).resize(size, method)) > 0
+    return np.asarray(Image.fromarray(mask.astype(np.float32)).resize((width, height), method)) > 0
 
 
 def jpeg(picture: Picture, quality: int = 88) -> bytes:
@@ -173,7 +185,8 @@ def _grow(mask: Mask) -> Mask:
     return np.asarray(rows[:, :-2] | rows[:, 1:-1] | rows[:, 2:])
 
 
-def _size(shape: tuple[int, ...], side: int) -> tuple[int, int]:
+def fitted(shape: tuple[int, ...], side: int) -> tuple[int, int]:
+    """(height, width) of the same proportions whose longer edge is ``side``."""
     height, width = shape[:2]
     scale = side / max(height, width)
-    return max(1, round(width * scale)), max(1, round(height * scale))
+    return max(1, round(height * scale)), max(1, round(width * scale))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,18 +15,20 @@ from numpy.typing import NDArray
 from unias.calibration.ranks import p_value
 from unias.calibration.verdict import draw_mask, image_score
 from unias.config import Config
-from unias.data.decode import Photo, load_input, to_display
+from unias.data.decode import Photo, load_input
 from unias.errors import DataError, UsageError
 from unias.inference.engines import ExportedDetector, ExportInfo
+from unias.inference.hub import local_folder
 from unias.inference.products import ProductInfo
 from unias.inference.result import Result, pred_score
-from unias.inference.sources import OnePhoto, each_photo, is_one_photo
+from unias.inference.sources import OnePhoto, OnError, each_photo, in_batches, is_one_photo
 from unias.inference.store import StoredModel, load_model, save_model
+from unias.inference.video import Frame, is_camera
 from unias.maps.detector import Maps
 from unias.maps.levels import to_input_size
+from unias.maps.resolution import smallest_defect
 from unias.runtime import inference_half, pick_device
-
-OnError = Callable[[OnePhoto, DataError], None]
+from unias.systems.registry import UNIAS
 
 
 @dataclass(frozen=True)
@@ -50,19 +52,23 @@ class Model:
         self._index = {product.name: place for place, product in enumerate(stored.products)}
 
     @classmethod
-    def load(cls, folder: Path | str, device: str = "auto", precision: str = "float32") -> Model:
-        """A trained model's folder, or an export's, which runs on the processor.
+    def load(
+        cls, folder: Path | str, device: str = "auto", precision: str = "float32", revision: str | None = None
+    ) -> Model:
+        """A trained model's folder, or an export's, which runs on the processor, or a model on the Hugging Face Hub.
 
         Args:
+            folder: its path, or user/model or hf://user/model (``inference.hub``).
             precision: float32, in which the cuts were measured; bfloat16; or auto: half precision where the device has it.
                 Maps then differ by up to 2% of their maximum.
+            revision: branch, tag or commit of a model on the Hub.
 
         Raises DataError naming what is wrong with the folder, UsageError for a device or precision that is not here,
-        MissingError where the runtime of an export is not installed.
+        MissingError where the runtime of an export is not installed, or the Hub cannot be reached.
         """
         place = pick_device(device)
         half = inference_half(precision, place)
-        model = cls(load_model(folder, place))
+        model = cls(load_model(local_folder(folder, revision), place))
         if not isinstance(model.detector, ExportedDetector):
             model.detector.compute_type = half
         elif precision == "bfloat16":
@@ -97,6 +103,18 @@ class Model:
         """Data, seed, steps, minutes, machine, versions."""
         return self._stored.record
 
+    def smallest_defect(self, size: tuple[int, int], product: str | None = None) -> tuple[float, float] | None:
+        """(height, width) in pixels of the smallest defect that keeps half its contrast in a photo of ``size`` = (height, width).
+
+        It rests on the grid of the levels and their smoothing, not on the photos (``maps.resolution`` says how), and on the least
+        area that a region must have (of ``product``, or the largest of all). None for systems beside UniAS, whose grids are
+        their own.
+        """
+        if self.config.system != UNIAS:
+            return None
+        areas = [info.min_area for info in self.products if product in (None, info.name)]
+        return smallest_defect(size, self.config, max(areas, default=1))
+
     def predict(
         self,
         source: Any,
@@ -105,43 +123,47 @@ class Model:
         image: bool = False,
         batch_size: int = 8,
         on_error: OnError | None = None,
+        every: int = 1,
     ) -> Any:
         """One photo (path, bytes, PIL image, array) gives one Result; anything else an iterator of Results in order, with flat
-        memory: a folder, a pattern, an N x H x W x 3 array, any iterable.
+        memory: a folder, a pattern, an N x H x W x 3 array, a video (clip.mp4), a camera ("camera:0"), any iterable of these.
+        Closing the iterator closes videos and cameras.
 
         Args:
             product: which product the photos show; None = it is recognised, or found to be none that the model knows.
             levels: keep the level maps (supplement Fig. 3).
-            image: keep the photo as the model saw it.
-            on_error: called with a photo that cannot be read and its error, instead of raising.
+            image: keep the photo as the model saw it, though it has a path.
+            batch_size: photos computed at once; those of a camera are computed one by one, as they come.
+            on_error: called with a photo (or video) that cannot be read and its error, instead of raising.
+            every: take every n-th frame of videos and cameras.
 
         Raises:
             DataError: a photo that cannot be read; names it.
+            MissingError: videos and cameras need the extra ``video``.
             UsageError: a product the model does not know, or something that is no photo.
         """
         if product is not None and product not in self._index:
             raise UsageError(f"product: {product!r} is not one of this model's: {', '.join(self._index)}.")
         if is_one_photo(source):
-            return next(self._results([source], product, levels, image, 1, None))
-        return self._results(each_photo(source), product, levels, image, batch_size, on_error)
+            return next(self._results(iter([source]), product, levels, image, 1, None))
+        photos = each_photo(source, every, on_error)
+        return self._results(photos, product, levels, image, 1 if is_camera(source) else batch_size, on_error)
 
     def _results(
         self,
-        photos: Iterable[OnePhoto],
+        photos: Iterator[OnePhoto],
         product: str | None,
         levels: bool,
         image: bool,
         batch_size: int,
         on_error: OnError | None,
     ) -> Iterator[Result]:
-        waiting: list[OnePhoto] = []
-        for photo in photos:
-            waiting.append(photo)
-            if len(waiting) == batch_size:
-                yield from self._batch(waiting, product, levels, image, on_error)
-                waiting = []
-        if waiting:
-            yield from self._batch(waiting, product, levels, image, on_error)
+        try:
+            for batch in in_batches(photos, batch_size):
+                yield from self._batch(batch, product, levels, image, on_error)
+        finally:
+            if isinstance(photos, Generator):
+                photos.close()  # and with it the video or camera it reads from
 
     def _check_depth(self, photo: OnePhoto, decoded: Photo) -> None:
         if decoded.bits > 8 and self.exported is not None and self.exported.pixels == "uint8":
@@ -164,7 +186,8 @@ class Model:
         for photo in photos:
             began = time.perf_counter()
             try:
-                pixels, decoded = load_input(photo, self.config.size, self.config.bits)
+                source, name = (photo.pixels, photo.name) if isinstance(photo, Frame) else (photo, None)
+                pixels, decoded = load_input(source, self.config.size, self.config.bits, name)
                 self._check_depth(photo, decoded)
             except DataError as error:
                 if on_error is None:
@@ -172,7 +195,8 @@ class Model:
                 on_error(photo, error)
                 continue
             inputs.append(pixels)
-            picture = to_display(decoded, self.config.size) if image else None
+            keeps = image or not isinstance(photo, (str, Path))  # what has no path cannot be read again for pictures
+            picture = _as_seen(pixels) if keeps else None
             kept.append(_Waiting(photo, decoded.size, picture, time.perf_counter() - began))
         if not inputs:
             return
@@ -226,7 +250,18 @@ class Model:
             level_maps=level_maps,
             image=waiting.picture,
             timings=took,
+            name=_name(waiting.photo),
+            bits=self.config.bits,
         )
+
+
+def _name(photo: OnePhoto) -> str:
+    return photo.name if isinstance(photo, Frame) else str(photo) if isinstance(photo, (str, Path)) else ""
+
+
+def _as_seen(pixels: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """A model's input (3, S, S) in [0, 1] -> (S, S, 3) for people."""
+    return np.ascontiguousarray(np.rint(pixels * 255).astype(np.uint8).transpose(1, 2, 0))
 
 
 def score_of(maps: Maps, row: int, anomaly_map: NDArray[np.float32], info: ProductInfo) -> float:

@@ -16,8 +16,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from unias.calibration.verdict import enlarge_mask
+from unias.data.decode import read_photo, to_display
+from unias.errors import DataError
+from unias.files import write_json, writing, writing_folder
+from unias.inference import pictures
 from unias.maps.outlines import Outline, outer_outline
 from unias.maps.regions import label_regions
+
+LONGEST_SIDE = 1600  # of a heat map, in pixels; masks keep the photo's own size
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,7 @@ class Result:
 
     Attributes:
         path: the photo's path, or None for pixels that came without one.
+        name: what the photo is called: its path, or such as clip.mp4#000123 for a frame; "" for pixels without a name.
         product: the product it was judged as (given by the caller, or inferred); None where it is none that the model knows.
         nearest: the product whose scale and cut were used: ``product``, or the nearest one where that is None.
         ok: True where the product is known and ``raw_score`` is not above its cut.
@@ -65,7 +72,8 @@ class Result:
         model_map: float32, H x W, higher is more anomalous.
         model_mask: bool, H x W; empty where ``ok``, and there alone, but for photos of an unknown product.
         level_maps: {level: float32 H x W}, 4 = coarsest, 1 = finest; empty unless asked for.
-        image: uint8, H x W x 3, the photo as the model saw it; None unless asked for.
+        image: uint8, H x W x 3, the photo as the model saw it; of a photo with a path None unless asked for.
+        bits: real depth of photos kept in 16-bit files, for reading the photo again; None = the full range.
         timings: seconds: "decode" of this photo, "model" and "verdict" a photo of its batch.
     """
 
@@ -83,6 +91,8 @@ class Result:
     level_maps: dict[int, NDArray[np.float32]] = field(default_factory=dict)
     image: NDArray[np.uint8] | None = None
     timings: dict[str, float] = field(default_factory=dict)
+    name: str = ""
+    bits: int | None = None
 
     @property
     def product_known(self) -> bool:
@@ -130,10 +140,70 @@ class Result:
             )
         return sorted(found, key=lambda region: (-region.score, region.box))
 
+    def photo(self) -> NDArray[np.uint8] | None:
+        """The photo for people: uint8, h x w x 3 where its file can still be read, else as the model saw it (H x W x 3), or
+        None where that was not kept."""
+        if self.path is not None:
+            try:
+                return to_display(read_photo(self.path, self.bits))
+            except DataError:
+                pass
+        return self.image
+
+    def heatmap(self, longest: int | None = LONGEST_SIDE, photo: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+        """The map in colour over the photo, uint8 x 3 in the photo's proportions: dark blue normal, dark red twice the cut.
+
+        longest: edge in pixels at most; None = the photo's own size. photo: in place of ``photo()``.
+        """
+        shown = self._shown(longest, photo)
+        return pictures.overlay(shown, pictures.resized_map(self.model_map, shown.shape[:2]), 2 * self.cut)
+
+    def plot(self, side: int | None = 512) -> Image.Image:
+        """Photo, map over the photo, and the photo with what is marked outlined in red, side by side.
+
+        side: longest edge of each of the three in pixels; None = the photo's own size. A photo that is gone is a pale panel.
+        """
+        photo = self._shown(side, None, enlarge=True)
+        values = pictures.resized_map(self.model_map, photo.shape[:2])
+        mask = self.pred_mask
+        if mask.shape != photo.shape[:2]:
+            mask = pictures.fit_mask(mask, max(photo.shape[:2]))
+        panels = [photo, pictures.overlay(photo, values, 2 * self.cut), pictures.contour(photo, mask)]
+        return Image.fromarray(pictures.strip(panels))
+
+    def save(self, target: Path | str) -> Path:
+        """Write what the photo gave, whole or not at all.
+
+        target: a folder to make, which gets heatmap.png, mask.png (0 and 255, the photo's own size) and result.json; or a file:
+        .png or .jpg for ``plot()``, .json for ``to_dict()`` alone. A file of that name is replaced, a folder is not.
+
+        Returns where it is. Raises DataError where a folder exists already or the operating system refuses.
+        """
+        place = Path(target)
+        kind = place.suffix.lower()
+        if kind == ".json":
+            write_json(place, self.to_dict())
+        elif kind in (".png", ".jpg", ".jpeg"):
+            with writing(place) as temporary:
+                self.plot().save(temporary, "PNG" if kind == ".png" else "JPEG")
+        else:
+            with writing_folder(place) as temporary:
+                Image.fromarray(self.heatmap()).save(temporary / "heatmap.png")
+                Image.fromarray(self.pred_mask.astype(np.uint8) * 255).save(temporary / "mask.png")
+                write_json(temporary / "result.json", self.to_dict())
+        return place
+
+    def _shown(self, longest: int | None, photo: NDArray[np.uint8] | None, enlarge: bool = False) -> NDArray[np.uint8]:
+        """The photo in its own proportions, ``longest`` pixels at most, or exactly where it may be enlarged."""
+        side = max(self.size) if longest is None else longest if enlarge else min(longest, max(self.size))
+        size = pictures.fitted(self.size, side)
+        found = self.photo() if photo is None else photo
+        return pictures.blank(*size) if found is None else pictures.resized(found, size)
+
     def to_dict(self) -> dict[str, Any]:
         """All but the pictures, in plain types for JSON."""
         return {
-            "path": None if self.path is None else str(self.path),
+            "path": str(self.path) if self.path is not None else self.name or None,
             "verdict": self.verdict,
             "ok": self.ok,
             "product": self.product,

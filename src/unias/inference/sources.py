@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,40 +14,84 @@ from PIL import Image
 
 from unias.data.layouts import SKIPPED, SUFFIXES
 from unias.errors import DataError, UsageError
+from unias.inference.video import Frame, frames, is_stream
 
-OnePhoto = str | Path | bytes | Image.Image | NDArray[Any]
+OnePhoto = str | Path | bytes | Image.Image | NDArray[Any] | Frame
+OnError = Callable[[OnePhoto, DataError], None]
 
 
 def is_one_photo(source: Any) -> bool:
-    """A path that is not a folder or pattern, encoded bytes, a PIL image, an H x W (x channels) array."""
-    if isinstance(source, (bytes, bytearray, Image.Image)):
+    """A path that is no folder, pattern or video, encoded bytes, a PIL image, an H x W (x channels) array, a frame."""
+    if isinstance(source, (bytes, bytearray, Image.Image, Frame)):
         return True
     if isinstance(source, (str, Path)):
+        if is_stream(source):
+            return False
         return not Path(source).is_dir() and (Path(source).exists() or not glob.has_magic(str(source)))
     return isinstance(source, np.ndarray) and (source.ndim == 2 or (source.ndim == 3 and source.shape[-1] in (1, 3, 4)))
 
 
-def each_photo(source: Any) -> Iterator[OnePhoto]:
-    """Photos of a folder (with its subfolders, sorted), a pattern, an N x H x W x 3 array, or any iterable of these.
+def each_photo(source: Any, every: int = 1, on_error: OnError | None = None) -> Generator[OnePhoto, None, None]:
+    """Photos of a folder (with its subfolders, sorted), a pattern, an N x H x W x 3 array, a video, a camera, or any iterable of
+    these, one at a time; streams are closed with the iterator.
+
+    Args:
+        every: take every n-th frame of videos and cameras.
+        on_error: called with a video or camera that cannot be read on and its error, instead of raising.
 
     Raises DataError for a folder or pattern without photos, UsageError for what is none of these.
     """
     if is_one_photo(source):
         yield source
+    elif is_stream(source):
+        try:
+            yield from frames(source, every)
+        except DataError as error:
+            if on_error is None:
+                raise
+            on_error(source, error)
     elif isinstance(source, (str, Path)):
-        files = photos_below(Path(source)) if Path(source).is_dir() else matching(str(source))
-        if not files:
-            raise DataError(f"{source}: no photos here. Photos end in {', '.join(sorted(SUFFIXES))}.")
-        yield from files
+        for file in files_of(source):
+            yield from each_photo(file, every, on_error)
     elif isinstance(source, np.ndarray) and source.ndim == 4:
         yield from source
     elif isinstance(source, Iterable):
         for item in source:
-            yield from each_photo(item)
+            yield from each_photo(item, every, on_error)
     else:
         raise UsageError(
             f"predict: {type(source).__name__} is not a photo. Give a path, bytes, a PIL image, an array, or an iterable of them."
         )
+
+
+def in_batches(photos: Iterable[OnePhoto], size: int) -> Iterator[list[OnePhoto]]:
+    """So many at a time. Where the source breaks off (a video that is cut), what came before comes first, then the error."""
+    waiting: list[OnePhoto] = []
+    try:
+        for photo in photos:
+            waiting.append(photo)
+            if len(waiting) == size:
+                yield waiting
+                waiting = []
+    except DataError:
+        if waiting:
+            yield waiting
+        raise
+    if waiting:
+        yield waiting
+
+
+def files_of(source: str | Path) -> list[str | Path]:
+    """What a name stands for, without opening anything: the files of a folder or pattern, else the photo or stream itself.
+
+    Raises DataError for a folder or pattern without photos.
+    """
+    if is_one_photo(source) or is_stream(source):
+        return [source if is_stream(source) else Path(source)]
+    files = photos_below(Path(source)) if Path(source).is_dir() else matching(str(source))
+    if not files:
+        raise DataError(f"{source}: no photos here. Photos end in {', '.join(sorted(SUFFIXES))}.")
+    return list(files)
 
 
 def photos_below(folder: Path) -> list[Path]:

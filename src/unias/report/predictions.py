@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import itertools
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
@@ -18,10 +19,12 @@ from PIL import Image
 from unias.data.decode import read_photo, to_display
 from unias.errors import DataError, Interrupted
 from unias.files import claimed_folder, explain_os_error, json_ready, writing
-from unias.inference.pictures import fit, heat, overlay, strip
+from unias.inference.pictures import heat, strip
 from unias.inference.predictor import Model
 from unias.inference.result import Result
-from unias.inference.sources import each_photo
+from unias.inference.sources import OnePhoto, OnError, each_photo, files_of
+from unias.inference.video import Frame, called, frame_count, is_camera, is_stream
+from unias.maps.resolution import describe
 from unias.progress import Progress
 
 COLUMNS = (
@@ -37,8 +40,9 @@ COLUMNS = (
     "heatmap",
     "mask",
     "levels",
+    "frame",
 )
-LONGEST_SIDE = 1600  # of a heat map, in pixels; masks keep the photo's own size
+BATCH = 8
 
 
 @dataclass
@@ -50,6 +54,9 @@ class Summary:
     failed: int = 0
     unknown: int = 0  # of no known product; counted among the failed
     unreadable: list[str] = field(default_factory=list)
+    smallest_defect: dict[str, tuple[float, float]] | None = (
+        None  # {"photo": (h, w), "defect": (h, w)} of the first photo
+    )
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -58,36 +65,59 @@ class Summary:
             "failed": self.failed,
             "unknown": self.unknown,
             "unreadable": self.unreadable,
+            "smallest_defect": self.smallest_defect,
         }
 
 
 def write_predictions(
-    model: Model, sources: Sequence[Any], output: Path | str, product: str | None, levels: bool, progress: Progress
+    model: Model,
+    sources: Sequence[Any],
+    output: Path | str,
+    product: str | None,
+    levels: bool,
+    progress: Progress,
+    every: int = 1,
+    most: int | None = None,
+    keep_frames: bool = False,
 ) -> Summary:
     """Predict every photo and write as it goes; finished rows are kept whatever happens later.
+
+    Args:
+        sources: photos, folders, patterns, videos, cameras ("camera:0").
+        every: take every n-th frame of videos and cameras. most: stop after so many photos and frames.
+        keep_frames: also keep the frames themselves, as PNG.
 
     Raises:
         Interrupted: Ctrl-C; says how many rows were kept.
         DataError: nothing to predict, or the output cannot be written.
     """
-    photos = [Path(str(photo)) for source in sources for photo in each_photo(source)]
-    names = _names(photos)
+    plan = Plan(sources, every, most)
     summary = Summary()
 
-    def unreadable(_photo: Any, error: DataError) -> None:
+    def unreadable(photo: Any, error: DataError) -> None:
+        plan.forget(photo)
         summary.unreadable.append(str(error))
         progress.say(f"unreadable: {error}")
-        advance()
+        if not is_stream(photo):
+            advance()
 
-    results = model.predict(photos, product=product, levels=levels, on_error=unreadable)  # none is computed yet
+    photos = plan.photos(unreadable)
+    results = model.predict(  # none is computed yet
+        photos, product=product, levels=levels, batch_size=1 if plan.live else BATCH, on_error=unreadable
+    )
     with (
+        contextlib.closing(photos),
+        contextlib.closing(results),
         claimed_folder(output) as home,
         _rows(home) as write,
-        progress.stage("predicting", len(photos)) as advance,
+        progress.stage("predicting", plan.total) as advance,
     ):
         try:
             for result in results:
-                write(_write_pictures(home, names[result.path], result, model))
+                name, frame = plan.picture(result)
+                write(_write_pictures(home, name, result, frame, keep_frames))
+                if not summary.photos:
+                    _say_smallest(summary, model, result, progress)
                 summary.photos += 1
                 summary.ok += result.ok
                 summary.failed += not result.ok
@@ -100,21 +130,88 @@ def write_predictions(
     return summary
 
 
-def _write_pictures(home: Path, name: str, result: Result, model: Model) -> dict[str, Any]:
+class Plan:
+    """What is to be predicted, in order: how much it is, what pictures of it are called, and frames until they are written.
+
+    Raises DataError where there is nothing, UsageError for a source or a number that cannot be.
+    """
+
+    def __init__(self, sources: Sequence[Any], every: int, most: int | None) -> None:
+        self.every = every
+        self.most = most
+        self.items: list[Path | str] = []
+        for source in sources:
+            for file in files_of(source):
+                self.items.append(file)
+        self.live = any(is_camera(item) for item in self.items)
+        self.names = _names([Path(called(item)) if is_stream(item) else Path(item) for item in self.items])
+        self.waiting: dict[str, Frame] = {}
+        self.total = self._total()
+
+    def photos(self, on_error: OnError) -> Generator[OnePhoto, None, None]:
+        """One after the other. Closing it closes the stream it is in."""
+        with contextlib.closing(each_photo(self.items, self.every, on_error)) as source:
+            for photo in itertools.islice(source, self.most):
+                if isinstance(photo, Frame):
+                    self.waiting[photo.name] = photo
+                yield photo
+
+    def forget(self, photo: Any) -> None:
+        """It will not be written."""
+        if isinstance(photo, Frame):
+            self.waiting.pop(photo.name, None)
+
+    def picture(self, result: Result) -> tuple[str, Frame | None]:
+        """What the pictures of one photo are called, and the frame where it is one."""
+        if result.path is not None:
+            return self.names[result.path], None
+        frame = self.waiting.pop(result.name)
+        stream, _, number = frame.name.rpartition("#")
+        return f"{self.names[Path(stream)]}{Path(stream).suffix}#{number}", frame
+
+    def _total(self) -> int | None:
+        total = 0
+        for item in self.items:
+            try:
+                count = frame_count(item, self.every) if is_stream(item) else 1
+            except DataError:
+                count = 0  # said when its turn comes
+            if count is None:
+                return self.most
+            total += count
+        return total if self.most is None else min(total, self.most)
+
+
+def _say_smallest(summary: Summary, model: Model, result: Result, progress: Progress) -> None:
+    defect = model.smallest_defect(result.size)
+    if defect is not None:
+        summary.smallest_defect = {"photo": result.size, "defect": (round(defect[0], 1), round(defect[1], 1))}
+        progress.say(describe(result.size, defect))
+
+
+def _write_pictures(
+    home: Path, name: str, result: Result, frame: Frame | None = None, keep_frame: bool = False
+) -> dict[str, Any]:
     """The pictures of one photo, and its row."""
-    assert result.path is not None
-    photo = read_photo(result.path, model.config.bits)
-    shown = fit(to_display(photo), min(LONGEST_SIDE, max(photo.size)))
-    spread = Image.fromarray(result.model_map).resize((shown.shape[1], shown.shape[0]), Image.Resampling.BILINEAR)
+    if frame is not None:
+        photo = frame.pixels
+    else:
+        assert result.path is not None
+        photo = to_display(read_photo(result.path, result.bits))
     heatmap, mask = home / "heatmaps" / f"{name}.png", home / "masks" / f"{name}.png"
-    _save(heatmap, overlay(shown, np.asarray(spread), 2 * result.cut))
+    _save(heatmap, result.heatmap(photo=photo))
     _save(mask, result.pred_mask.astype(np.uint8) * 255)
     row: dict[str, Any] = {
         **result.to_dict(),
         "heatmap": heatmap.relative_to(home).as_posix(),
         "mask": mask.relative_to(home).as_posix(),
         "levels": "",
+        "frame": "",
     }
+    if frame is not None and keep_frame:
+        file = home / "frames" / f"{name}.png"
+        _save(file, frame.pixels)
+        row["frame"] = file.relative_to(home).as_posix()
     if result.level_maps:
         panels = [heat(values, float(values.max()), float(values.min())) for values in result.level_maps.values()]
         panels.append(heat(result.model_map, 2 * result.cut))

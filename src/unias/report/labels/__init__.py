@@ -1,0 +1,1 @@
+"""What ``unias predict`` marked, as pre-annotations for labelling tools: one file a format."""
