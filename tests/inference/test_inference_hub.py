@@ -64,8 +64,9 @@ def test_push_then_load_gives_the_same_model(
     assert not repo.private
     files = repo.commits[repo.refs["main"]]
     assert set(files) == {*FILES, "manifest.json", "README.md", ".gitattributes"}
-    for name in (*FILES, "manifest.json"):
+    for name in FILES:
         assert files[name] == (model_folder / name).read_bytes()
+    assert "rehearsal.safetensors" not in json.loads(files["manifest.json"])["files"]  # photos stay at home
     fetched = unias.load(NAME, device="cpu")
     photo = sorted(tiny_data.glob("*/test/hole/*.png"))[0]
     np.testing.assert_array_equal(fetched.predict(photo).model_map, model.predict(photo).model_map)
@@ -237,3 +238,11 @@ def test_commands(cli: Any, hub: Hub, model_folder: Path, tiny_data: Path) -> No
     assert answer.code == 0, answer.err
     assert answer.out.startswith("1 photos: ")
     assert cli("predict", "hf://line-3/bolts", photo, "-o", "out2", "-q").code == 3
+
+
+def test_kept_photos_go_only_where_they_are_asked_for(hub: Hub, model_folder: Path) -> None:
+    push(model_folder, NAME, photos=True)
+    files = hub.repos[NAME].commits[hub.repos[NAME].refs["main"]]
+    assert files["rehearsal.safetensors"] == (model_folder / "rehearsal.safetensors").read_bytes()
+    assert files["manifest.json"] == (model_folder / "manifest.json").read_bytes()
+    assert unias.load(NAME, device="cpu").products

@@ -19,6 +19,7 @@ import yaml
 
 from unias import __version__
 from unias.errors import DataError, MissingError, UniasError, UsageError
+from unias.inference import rehearsal
 from unias.inference.engines import INFO_FILE
 from unias.inference.store import check_manifest
 
@@ -91,7 +92,13 @@ def local_folder(folder: Path | str, revision: str | None = None) -> Path:
 
 
 def push(
-    folder: Path | str, repo: str, *, private: bool = False, revision: str | None = None, licence: str = "other"
+    folder: Path | str,
+    repo: str,
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    licence: str = "other",
+    photos: bool = False,
 ) -> str:
     """Put a trained model on the Hub, in one commit, with its card. Gives back its address.
 
@@ -100,6 +107,8 @@ def push(
         private: make it one that only its owners see. One that is there and public is refused.
         revision: branch, which is made where it is not there; None = main.
         licence: the Hub's word for the model's licence, such as apache-2.0, cc-by-nc-4.0, other.
+        photos: push the few training photos that the model keeps for ``unias extend`` too; without them it is extended with the
+            folder that it was trained on.
 
     Raises:
         DataError: a folder that is no model or was changed, no access.
@@ -109,7 +118,11 @@ def push(
     name = hub_name(f"{PREFIX}{repo.removeprefix(PREFIX)}", revision)
     assert name is not None
     files = check_manifest(home)
+    if not photos:
+        files.pop(rehearsal.FILE, None)
     _allow(list(files), str(home))
+    manifest = json.loads((home / MANIFEST).read_text(encoding="utf-8"))
+    listed = json.dumps({**manifest, "files": files}, indent=2) + "\n"
     from huggingface_hub import CommitOperationAdd, HfApi
 
     api = HfApi(endpoint=_endpoint(), library_name="unias", library_version=__version__)
@@ -121,7 +134,8 @@ def push(
             )
         if name.revision is not None:
             api.create_branch(name.repo, branch=name.revision, exist_ok=True)
-        operations: list[Any] = [CommitOperationAdd(file, str(home / file)) for file in (*files, MANIFEST)]
+        operations: list[Any] = [CommitOperationAdd(file, str(home / file)) for file in files]
+        operations.append(CommitOperationAdd(MANIFEST, listed.encode("utf-8")))
         operations.append(CommitOperationAdd(CARD, hub_card(home, name, licence).encode("utf-8")))
         api.create_commit(
             name.repo, operations, commit_message=f"model of unias {__version__}", revision=name.revision or "main"
