@@ -1,8 +1,8 @@
 """What a model keeps of its good parts, so that it can learn another product when the old photos are gone.
 
 ``rehearsal.safetensors`` in a model's folder: a few training photos of each product as the model saw them (S x S, 8 bits), each a
-JPEG of high quality in a tensor of bytes, some 20 kB. Nothing in use reads it; ``keep_photos: 0`` in the settings of training leaves
-it out.
+JPEG of high quality in a tensor of bytes, some 20 kB. Nothing in use reads it; ``keep_photos: 0`` in the settings of training
+leaves it out.
 """
 
 from __future__ import annotations
