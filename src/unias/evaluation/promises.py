@@ -85,8 +85,8 @@ HEADINGS = (
 )
 MEANING = (
     "False alarms: good test photos that the model's own cuts fail; missed: defective ones that they pass. Expected: where "
-    "they lie with 99% if test photos are drawn as the held-out ones were (beta-binomial law); outside it they are not. By labels: "
-    "what share of the defective photos the lowest cut fails that fails no more good ones."
+    "they lie with 99% if test photos are drawn as the held-out ones were (beta-binomial law); outside it they are not. By "
+    "labels: what share of the defective photos the lowest cut fails that fails no more good ones."
 )
 
 
