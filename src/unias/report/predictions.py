@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -15,9 +13,9 @@ from typing import Any, TextIO
 import numpy as np
 from PIL import Image
 
-from unias.data.decode import read_photo, to_display
+from unias.data.decode import Photo, read_photo, to_display
 from unias.errors import DataError, Interrupted
-from unias.files import claimed_folder, explain_os_error, json_ready, writing
+from unias.files import claimed_folder, csv_line, explain_os_error, json_ready, writing
 from unias.inference.pictures import fit, heat, overlay, strip
 from unias.inference.predictor import Model
 from unias.inference.result import Result
@@ -101,9 +99,16 @@ def write_predictions(
 
 
 def _write_pictures(home: Path, name: str, result: Result, model: Model) -> dict[str, Any]:
-    """The pictures of one photo, and its row."""
+    """The pictures of one photo, read from its path, and its row."""
     assert result.path is not None
-    photo = read_photo(result.path, model.config.bits)
+    return write_pictures(home, name, result, read_photo(result.path, model.config.bits))
+
+
+def write_pictures(home: Path, name: str, result: Result, photo: Photo) -> dict[str, Any]:
+    """Write the heat map, the mask and, where there are level maps, their picture below ``home``; give back the row.
+
+    ``name`` is the pictures' path below their folders, without an ending; ``photo`` is what the result is of.
+    """
     shown = fit(to_display(photo), min(LONGEST_SIDE, max(photo.size)))
     spread = Image.fromarray(result.model_map).resize((shown.shape[1], shown.shape[0]), Image.Resampling.BILINEAR)
     heatmap, mask = home / "heatmaps" / f"{name}.png", home / "masks" / f"{name}.png"
@@ -167,11 +172,11 @@ def _rows(home: Path) -> Iterator[Any]:
     try:
         for name, part in parts.items():
             handles[name] = part.open("w", encoding="utf-8", newline="")
-        handles["results.csv"].write(_csv_line(COLUMNS))
+        handles["results.csv"].write(csv_line(COLUMNS))
         settle()
 
         def write(row: dict[str, Any]) -> None:
-            handles["results.csv"].write(_csv_line([row[column] for column in COLUMNS]))
+            handles["results.csv"].write(csv_line([row[column] for column in COLUMNS]))
             handles["results.jsonl"].write(json.dumps(json_ready(row), ensure_ascii=False) + "\n")
             settle()
 
@@ -188,9 +193,3 @@ def _rows(home: Path) -> Iterator[Any]:
                     parts[name].replace(home / name)
                 else:
                     parts[name].unlink()
-
-
-def _csv_line(values: Sequence[Any]) -> str:
-    line = io.StringIO()
-    csv.writer(line, lineterminator="\n").writerow(values)
-    return line.getvalue()
