@@ -7,13 +7,15 @@ renamed, so that a full disk, a crash or Ctrl-C never leaves half a file under a
 from __future__ import annotations
 
 import contextlib
+import csv
 import errno
 import hashlib
+import io
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +152,13 @@ def json_ready(value: Any) -> Any:
     if isinstance(value, Path):
         return value.as_posix()
     return value
+
+
+def csv_line(values: Sequence[Any]) -> str:
+    """One line of a CSV file, with its plain line feed."""
+    line = io.StringIO()
+    csv.writer(line, lineterminator="\n").writerow(values)
+    return line.getvalue()
 
 
 def sha256(path: Path | str) -> str:

@@ -28,6 +28,7 @@ COMMANDS = (
     "push",
     "convert",
     "demo",
+    "watch",
 )
 
 

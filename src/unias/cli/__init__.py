@@ -27,6 +27,7 @@ from unias.cli import (
     push,
     rename,
     train,
+    watch,
 )
 from unias.errors import EXIT_FAILURE, EXIT_INTERRUPTED, UniasError
 
@@ -42,6 +43,7 @@ app = typer.Typer(
 )
 app.command(epilog=EXIT_CODES)(train.train)
 app.command(epilog=EXIT_CODES)(predict.predict)
+app.command(epilog=EXIT_CODES)(watch.watch)
 app.command(epilog=EXIT_CODES)(calibrate.calibrate)
 app.command(epilog=EXIT_CODES)(evaluate.evaluate)
 app.command(epilog=EXIT_CODES)(extend.extend)

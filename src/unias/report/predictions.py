@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
 import itertools
 import json
 import os
@@ -14,12 +12,13 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from unias.calibration.drift import DriftWatch
-from unias.data.decode import read_photo, to_display
+from unias.data.decode import Photo, read_photo, to_display
 from unias.errors import DataError, Interrupted
-from unias.files import claimed_folder, explain_os_error, json_ready, writing
+from unias.files import claimed_folder, csv_line, explain_os_error, json_ready, writing
 from unias.inference.pictures import heat, strip
 from unias.inference.predictor import Model
 from unias.inference.result import Result
@@ -44,6 +43,7 @@ COLUMNS = (
     "frame",
 )
 BATCH = 8
+Pixels = NDArray[np.uint8]
 
 
 @dataclass
@@ -200,12 +200,25 @@ def _say_smallest(summary: Summary, model: Model, result: Result, progress: Prog
 def _write_pictures(
     home: Path, name: str, result: Result, frame: Frame | None = None, keep_frame: bool = False
 ) -> dict[str, Any]:
-    """The pictures of one photo, and its row."""
+    """The pictures of one photo, read from its path or out of a video, and its row."""
     if frame is not None:
         photo = frame.pixels
     else:
         assert result.path is not None
         photo = to_display(read_photo(result.path, result.bits))
+    return write_pictures(home, name, result, photo, photo if frame is not None and keep_frame else None)
+
+
+def write_pictures(
+    home: Path, name: str, result: Result, photo: Photo | Pixels, frame: Pixels | None = None
+) -> dict[str, Any]:
+    """Write the heat map, the mask and, where there are level maps, their picture below ``home``; give back the row.
+
+    ``name`` is the pictures' path below their folders, without an ending; ``photo`` is what the result is of, as people see it;
+    ``frame`` is kept too.
+    """
+    if isinstance(photo, Photo):
+        photo = to_display(photo)
     heatmap, mask = home / "heatmaps" / f"{name}.png", home / "masks" / f"{name}.png"
     _save(heatmap, result.heatmap(photo=photo))
     _save(mask, result.pred_mask.astype(np.uint8) * 255)
@@ -216,9 +229,9 @@ def _write_pictures(
         "levels": "",
         "frame": "",
     }
-    if frame is not None and keep_frame:
+    if frame is not None:
         file = home / "frames" / f"{name}.png"
-        _save(file, frame.pixels)
+        _save(file, frame)
         row["frame"] = file.relative_to(home).as_posix()
     if result.level_maps:
         panels = [heat(values, float(values.max()), float(values.min())) for values in result.level_maps.values()]
@@ -272,11 +285,11 @@ def _rows(home: Path) -> Iterator[Any]:
     try:
         for name, part in parts.items():
             handles[name] = part.open("w", encoding="utf-8", newline="")
-        handles["results.csv"].write(_csv_line(COLUMNS))
+        handles["results.csv"].write(csv_line(COLUMNS))
         settle()
 
         def write(row: dict[str, Any]) -> None:
-            handles["results.csv"].write(_csv_line([row[column] for column in COLUMNS]))
+            handles["results.csv"].write(csv_line([row[column] for column in COLUMNS]))
             handles["results.jsonl"].write(json.dumps(json_ready(row), ensure_ascii=False) + "\n")
             settle()
 
@@ -293,9 +306,3 @@ def _rows(home: Path) -> Iterator[Any]:
                     parts[name].replace(home / name)
                 else:
                     parts[name].unlink()
-
-
-def _csv_line(values: Sequence[Any]) -> str:
-    line = io.StringIO()
-    csv.writer(line, lineterminator="\n").writerow(values)
-    return line.getvalue()

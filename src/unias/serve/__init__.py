@@ -1,0 +1,1 @@
+"""Models at work on the line: over HTTP, from a hot folder, out to webhooks and MQTT."""
