@@ -19,6 +19,7 @@ import yaml
 
 from unias import __version__
 from unias.errors import DataError, MissingError, UniasError, UsageError
+from unias.inference import rehearsal
 from unias.inference.engines import INFO_FILE
 from unias.inference.store import check_manifest
 
@@ -91,7 +92,13 @@ def local_folder(folder: Path | str, revision: str | None = None) -> Path:
 
 
 def push(
-    folder: Path | str, repo: str, *, private: bool = False, revision: str | None = None, licence: str = "other"
+    folder: Path | str,
+    repo: str,
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    licence: str = "other",
+    photos: bool = False,
 ) -> str:
     """Put a trained model on the Hub, in one commit, with its card. Gives back its address.
 
@@ -100,6 +107,7 @@ def push(
         private: make it one that only its owners see. One that is there and public is refused.
         revision: branch, which is made where it is not there; None = main.
         licence: the Hub's word for the model's licence, such as apache-2.0, cc-by-nc-4.0, other.
+        photos: also push the training photos that the model keeps, which ``unias extend`` rehearses where the others are gone.
 
     Raises:
         DataError: a folder that is no model or was changed, no access.
@@ -108,8 +116,9 @@ def push(
     home = Path(folder)
     name = hub_name(f"{PREFIX}{repo.removeprefix(PREFIX)}", revision)
     assert name is not None
-    files = check_manifest(home)
+    files = {file: digest for file, digest in check_manifest(home).items() if photos or file != rehearsal.FILE}
     _allow(list(files), str(home))
+    manifest = {**json.loads((home / MANIFEST).read_text(encoding="utf-8")), "files": files}
     from huggingface_hub import CommitOperationAdd, HfApi
 
     api = HfApi(endpoint=_endpoint(), library_name="unias", library_version=__version__)
@@ -121,8 +130,9 @@ def push(
             )
         if name.revision is not None:
             api.create_branch(name.repo, branch=name.revision, exist_ok=True)
-        operations: list[Any] = [CommitOperationAdd(file, str(home / file)) for file in (*files, MANIFEST)]
-        operations.append(CommitOperationAdd(CARD, hub_card(home, name, licence).encode("utf-8")))
+        operations: list[Any] = [CommitOperationAdd(file, str(home / file)) for file in files]
+        written = {MANIFEST: json.dumps(manifest, indent=2), CARD: hub_card(home, name, licence)}
+        operations += [CommitOperationAdd(file, text.encode("utf-8")) for file, text in written.items()]
         api.create_commit(
             name.repo, operations, commit_message=f"model of unias {__version__}", revision=name.revision or "main"
         )

@@ -42,7 +42,6 @@ COLUMNS = (
     "levels",
     "frame",
 )
-BATCH = 8
 
 
 @dataclass
@@ -103,7 +102,7 @@ def write_predictions(
 
     photos = plan.photos(unreadable)
     results = model.predict(  # none is computed yet
-        photos, product=product, levels=levels, batch_size=1 if plan.live else BATCH, on_error=unreadable
+        photos, product=product, levels=levels, batch_size=1 if plan.live else None, on_error=unreadable
     )
     with (
         contextlib.closing(photos),
