@@ -353,14 +353,15 @@ def test_cached_and_uncached_agree(retrain: Any, model_folder: Path, model: Mode
 
 
 @pytest.mark.slow
-def test_minutes_fix_the_steps_and_steps_repeat_the_run(retrain: Any) -> None:
+def test_minutes_fix_the_steps_and_steps_repeat_the_run(retrain: Any, tiny_config: Config) -> None:
     timed = retrain("timed", minutes=0.13)
     steps = timed.model.record["steps"]
     assert steps > 2
     assert timed.model.record["minutes_asked"] == 0.13
     assert (timed.model.config.train.steps, timed.model.config.train.minutes) == (steps, None)
     assert any(f"repeat exactly with --steps {steps}" in line for line in timed.said)
-    repeated = retrain("repeated", steps=steps)
+    assert any("--config and the config.yaml" in line for line in timed.said)  # no time to choose fusions
+    repeated = retrain("repeated", steps=steps, config=dataclasses.replace(tiny_config, maps=timed.model.config.maps))
     assert same(repeated.folder, timed.folder)
     names = ("config.yaml", "model.safetensors")
     assert all((repeated.folder / name).read_bytes() == (timed.folder / name).read_bytes() for name in names)

@@ -54,7 +54,7 @@ def test_help_explains_every_option(command: str, cli: Any, monkeypatch: pytest.
 def test_group_lists_both(cli: Any) -> None:
     answer = cli("bench", "--help")
     assert answer.code == 0
-    assert set(group().commands) == set(COMMANDS)
+    assert set(group().commands) == {*COMMANDS, "fusion", "unknown"}
     assert all(command in answer.out for command in COMMANDS)
 
 

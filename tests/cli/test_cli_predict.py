@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -136,3 +137,37 @@ def test_a_wrong_product_leaves_earlier_results_alone(
     assert cli("predict", model_folder, various, "-o", out, "--product", "screw").code == 2
     assert cli("predict", model_folder, f"{various}/*.none", "-o", out).code == 3
     assert tree(out) == before
+
+
+def test_parts_that_drift_are_told(model: Any, tiny_data: Path, tmp_path: Path) -> None:
+    """Forty parts that pass, all of them higher than any held-out photo: the summary says so, and only then."""
+    from types import SimpleNamespace
+
+    from unias import Progress
+    from unias.report import predictions
+
+    photo = next(tiny_data.glob("*/test/good/*.png"))
+    paths = []
+    for number in range(40):
+        paths.append(tmp_path / f"{number:02}.png")
+        shutil.copy(photo, paths[-1])
+    info = model.products[0]
+    result = model.predict(photo, product=info.name)
+
+    def summary(held: tuple[float, ...]) -> Any:
+        cut = dataclasses.replace(info.cut, value=result.raw_score + 1)
+        product = dataclasses.replace(info, cut=cut, held_out_scores=held)
+        results = [dataclasses.replace(result, path=path, name=str(path), ok=True) for path in paths]
+        stand_in = SimpleNamespace(
+            products=(product,),
+            config=model.config,
+            smallest_defect=model.smallest_defect,
+            predict=lambda *args, **rest: (one for one in results),
+        )
+        words: Any = (stand_in, [str(path) for path in paths], tmp_path / f"out-{held[0]}", info.name, False)
+        return predictions.write_predictions(*words, Progress("silent"))
+
+    assert summary((result.raw_score,) * 30).drift == {}
+    told = summary((result.raw_score - 0.5,) * 30).drift
+    assert list(told) == [info.name]
+    assert "score higher" in told[info.name]

@@ -80,7 +80,7 @@ def test_push_then_load_gives_the_same_model(
 
 
 def test_photos_leave_only_when_asked(hub: Hub, model_folder: Path) -> None:
-    """The model keeps some training photos; they are in the repository only with --photos."""
+    """The model keeps some training photos; they are in the repository only with --with-photos."""
     assert (model_folder / rehearsal.FILE).is_file()
     push(model_folder, NAME)
     assert rehearsal.FILE not in hub.repos[NAME].commits[hub.repos[NAME].refs["main"]]
@@ -252,3 +252,11 @@ def test_commands(cli: Any, hub: Hub, model_folder: Path, tiny_data: Path) -> No
     assert answer.code == 0, answer.err
     assert answer.out.startswith("1 photos: ")
     assert cli("predict", "hf://line-3/bolts", photo, "-o", "out2", "-q").code == 3
+
+
+def test_kept_photos_go_only_where_they_are_asked_for(hub: Hub, model_folder: Path) -> None:
+    push(model_folder, NAME, photos=True)
+    files = hub.repos[NAME].commits[hub.repos[NAME].refs["main"]]
+    assert files["rehearsal.safetensors"] == (model_folder / "rehearsal.safetensors").read_bytes()
+    assert files["manifest.json"] == (model_folder / "manifest.json").read_bytes()
+    assert unias.load(NAME, device="cpu").products

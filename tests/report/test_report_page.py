@@ -70,7 +70,7 @@ def product(name: str, with_masks: bool = True) -> ProductReport:
 
 def report(*products: ProductReport) -> Report:
     mean = mean_metrics({item.name: item.metrics for item in products})
-    rows = [[NASTY, "20", "1 of 30", "3.3% (0.1% to 17.2%)", "4.8%", "0 to 6", "2 of 9"]]
+    rows = [[NASTY, "20", "1 of 30", "3.3% (0.1% to 17.2%)", "4.8%", "0 to 6", "2 of 9", "77.8%, 77.8%"]]
     return Report(NASTY, products, mean, {"commit": "abc1234", "note": NASTY}, [NASTY], rows)
 
 

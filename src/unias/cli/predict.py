@@ -54,6 +54,7 @@ def predict(
     text = f"{summary.photos} photos: {summary.ok} ok, {summary.failed} failed"
     text += f" ({summary.unknown} of no known product)" if summary.unknown else ""
     text += f", {len(summary.unreadable)} unreadable" if summary.unreadable else ""
-    options.answer(as_json, summary.as_dict(), f"{text}. Results: {output / 'results.csv'}")
+    lines = [f"{text}. Results: {output / 'results.csv'}", *(f"{name}: {told}" for name, told in summary.drift.items())]
+    options.answer(as_json, summary.as_dict(), "\n".join(lines))
     if summary.unreadable:
         raise typer.Exit(EXIT_DATA)

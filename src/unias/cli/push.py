@@ -19,19 +19,17 @@ def push(
     licence: str = typer.Option(
         "other", "--license", help="The Hub's word for the model's licence, such as apache-2.0."
     ),
-    photos: bool = typer.Option(
-        False,
-        "--photos",
-        help="Also the training photos that the model keeps for unias extend. Default: no photo leaves.",
+    with_photos: bool = typer.Option(
+        False, "--with-photos", help="Also the few training photos that the model keeps for unias extend."
     ),
     as_json: bool = options.AsJson,
 ) -> None:
     """Put a trained model on the Hugging Face Hub, with its card; unias.load("user/model") fetches it.
 
-    The weights go, and products.json with the products' names, cuts, scores and the names of the training photos; photos
-    only with --photos.
+    The weights go, and products.json with the products' names, cuts, scores and the names of the training photos; no photo
+    does, but for those that --with-photos asks for.
     """
     from unias.inference.hub import push as run
 
-    address = run(model, name, private=private, revision=revision, licence=licence, photos=photos)
+    address = run(model, name, private=private, revision=revision, licence=licence, photos=with_photos)
     options.answer(as_json, {"url": address}, f"Model: {address}")

@@ -18,18 +18,24 @@ MIXED = "all mixed"
 SURE = 0.99
 
 
-def promise_figures(cut: Cut, is_defect: NDArray[np.bool_], failed: NDArray[np.bool_]) -> dict[str, Any]:
+def promise_figures(
+    cut: Cut, is_defect: NDArray[np.bool_], failed: NDArray[np.bool_], scores: NDArray[np.float64]
+) -> dict[str, Any]:
     """One product.
 
     Args:
-        is_defect, failed: (N,), truth and verdicts.
+        is_defect, failed, scores: (N,), truth, verdicts, and what they rest on.
 
     Returns counts, the realised rate with its 95% interval (Clopper-Pearson), what the cut promised, and between how many false
-    alarms must lie with 99% where the promise holds; ``inside`` says whether they do.
+    alarms must lie with 99% where the promise holds; ``inside`` says whether they do. ``caught``: share of the defective
+    photos that fail; ``caught_by_labels``: by the lowest cut that fails no more good photos, which labels alone can find.
     """
     good, alarms = int((~is_defect).sum()), int(failed[~is_defect].sum())
     low, high = rate_interval(alarms, good)
     least, most = expected_failures(cut.promise, good, SURE)
+    defective = int(is_defect.sum())
+    falling = np.sort(scores[~is_defect])[::-1]
+    lowest = falling[alarms] if alarms < good else -np.inf
     return {
         "good": good,
         "false_alarms": alarms,
@@ -43,7 +49,9 @@ def promise_figures(cut: Cut, is_defect: NDArray[np.bool_], failed: NDArray[np.b
         "least": least,
         "most": most,
         "inside": least <= alarms <= most,
-        "defective": int(is_defect.sum()),
+        "defective": defective,
+        "caught": float(failed[is_defect].mean()) if defective else float("nan"),
+        "caught_by_labels": float((scores[is_defect] > lowest).mean()) if defective else float("nan"),
         "missed": int((is_defect & ~failed).sum()),
     }
 
@@ -73,10 +81,12 @@ HEADINGS = (
     "promised on average",
     "expected (99%)",
     "missed",
+    "failed, and by labels",
 )
 MEANING = (
     "False alarms: good test photos that the model's own cuts fail; missed: defective ones that they pass. Expected: where "
-    "they lie with 99% if test photos are drawn as the held-out ones were (beta-binomial law); outside it they are not."
+    "they lie with 99% if test photos are drawn as the held-out ones were (beta-binomial law); outside it they are not. By "
+    "labels: what share of the defective photos the lowest cut fails that fails no more good ones."
 )
 
 
@@ -96,6 +106,7 @@ def promise_rows(products: Mapping[str, Mapping[str, Any]], mixed: Mapping[str, 
                 _percent(one["promised"]),
                 expected,
                 f"{one['missed']} of {one['defective']}",
+                f"{_percent(one['caught'])}, {_percent(one['caught_by_labels'])}" if "caught" in one else "",
             ]
         )
     return rows

@@ -107,7 +107,8 @@ def push(
         private: make it one that only its owners see. One that is there and public is refused.
         revision: branch, which is made where it is not there; None = main.
         licence: the Hub's word for the model's licence, such as apache-2.0, cc-by-nc-4.0, other.
-        photos: also push the training photos that the model keeps, which ``unias extend`` rehearses where the others are gone.
+        photos: push the few training photos that the model keeps for ``unias extend`` too; without them it is extended with the
+            folder that it was trained on.
 
     Raises:
         DataError: a folder that is no model or was changed, no access.
@@ -116,9 +117,12 @@ def push(
     home = Path(folder)
     name = hub_name(f"{PREFIX}{repo.removeprefix(PREFIX)}", revision)
     assert name is not None
-    files = {file: digest for file, digest in check_manifest(home).items() if photos or file != rehearsal.FILE}
+    files = check_manifest(home)
+    if not photos:
+        files.pop(rehearsal.FILE, None)
     _allow(list(files), str(home))
-    manifest = {**json.loads((home / MANIFEST).read_text(encoding="utf-8")), "files": files}
+    manifest = json.loads((home / MANIFEST).read_text(encoding="utf-8"))
+    listed = json.dumps({**manifest, "files": files}, indent=2) + "\n"
     from huggingface_hub import CommitOperationAdd, HfApi
 
     api = HfApi(endpoint=_endpoint(), library_name="unias", library_version=__version__)
@@ -131,8 +135,8 @@ def push(
         if name.revision is not None:
             api.create_branch(name.repo, branch=name.revision, exist_ok=True)
         operations: list[Any] = [CommitOperationAdd(file, str(home / file)) for file in files]
-        written = {MANIFEST: json.dumps(manifest, indent=2), CARD: hub_card(home, name, licence)}
-        operations += [CommitOperationAdd(file, text.encode("utf-8")) for file, text in written.items()]
+        operations.append(CommitOperationAdd(MANIFEST, listed.encode("utf-8")))
+        operations.append(CommitOperationAdd(CARD, hub_card(home, name, licence).encode("utf-8")))
         api.create_commit(
             name.repo, operations, commit_message=f"model of unias {__version__}", revision=name.revision or "main"
         )

@@ -1,7 +1,8 @@
 """What a model keeps of its good parts, so that it can learn another product when the old photos are gone.
 
 ``rehearsal.safetensors`` in a model's folder: a few training photos of each product as the model saw them (S x S, 8 bits), each a
-PNG in a tensor of bytes. Nothing in use reads it; ``keep_photos: 0`` in the settings of training leaves it out.
+JPEG of high quality in a tensor of bytes, some 20 kB. Nothing in use reads it; ``keep_photos: 0`` in the settings of training
+leaves it out.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from unias.data.split import spaced
 from unias.errors import DataError
 
 FILE = "rehearsal.safetensors"
+QUALITY = 90
 
 Picture = NDArray[np.uint8]
 
@@ -36,7 +38,7 @@ def keep(products: Mapping[str, Sequence[Sample]], count: int, size: int, bits: 
         for number, index in enumerate(spaced(len(samples), count)):
             picture = to_display(read_photo(samples[index].path, bits), size)
             buffer = io.BytesIO()
-            Image.fromarray(picture).save(buffer, "PNG", optimize=True)
+            Image.fromarray(picture).save(buffer, "JPEG", quality=QUALITY, subsampling=0, optimize=True)
             tensors[f"{place}/{number:03}"] = torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8)
     return save(tensors)
 
@@ -53,7 +55,7 @@ def unpack(file: Path, names: Sequence[str], target: Path) -> dict[str, list[Sam
             product = names[int(place)]
             path = target / place / f"{int(number):03}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            with Image.open(io.BytesIO(content.numpy().tobytes()), formats=["PNG"]) as picture:
+            with Image.open(io.BytesIO(content.numpy().tobytes()), formats=["JPEG"]) as picture:
                 picture.convert("RGB").save(path)
             found.setdefault(product, []).append(
                 Sample(path, product, "train", "good", None, f"kept/{place}/{path.name}")

@@ -157,7 +157,7 @@ def _evaluate_into(
             worst = failures(stream.is_defect, stream.image_scores, limit, traces)
             failed[name] = [{"photo": samples[one.place].key, "why": one.why, "badness": one.badness} for one in worst]
             if name in known:
-                kept[name] = promise_figures(known[name], stream.is_defect, stream.failed)
+                kept[name] = promise_figures(known[name], stream.is_defect, stream.failed, stream.image_scores)
             if page:
                 masked = dataset.has_masks(name)
                 products.append(_product_report(model, name, samples, stream, found, masked, worst))

@@ -16,6 +16,7 @@ from typing import Any, TextIO
 import numpy as np
 from PIL import Image
 
+from unias.calibration.drift import DriftWatch
 from unias.data.decode import read_photo, to_display
 from unias.errors import DataError, Interrupted
 from unias.files import claimed_folder, explain_os_error, json_ready, writing
@@ -53,6 +54,7 @@ class Summary:
     failed: int = 0
     unknown: int = 0  # of no known product; counted among the failed
     unreadable: list[str] = field(default_factory=list)
+    drift: dict[str, str] = field(default_factory=dict)  # {product: what its last passed parts say}, where they drifted
     smallest_defect: dict[str, tuple[float, float]] | None = (
         None  # {"photo": (h, w), "defect": (h, w)} of the first photo
     )
@@ -64,6 +66,7 @@ class Summary:
             "failed": self.failed,
             "unknown": self.unknown,
             "unreadable": self.unreadable,
+            "drift": self.drift,
             "smallest_defect": self.smallest_defect,
         }
 
@@ -92,6 +95,7 @@ def write_predictions(
     """
     plan = Plan(sources, every, most)
     summary = Summary()
+    watches = {info.name: DriftWatch(info.held_out_scores, info.cut.value) for info in model.products}
 
     def unreadable(photo: Any, error: DataError) -> None:
         plan.forget(photo)
@@ -121,11 +125,15 @@ def write_predictions(
                 summary.ok += result.ok
                 summary.failed += not result.ok
                 summary.unknown += not result.product_known
+                if result.product is not None:
+                    watches[result.product].add(result.raw_score)
                 advance()
         except KeyboardInterrupt as error:
             raise Interrupted(
                 f"prediction was interrupted; the {summary.photos} finished rows are in {home / 'results.csv'}."
             ) from error
+    found = {name: watch.look() for name, watch in watches.items()}
+    summary.drift = {name: one.describe() for name, one in found.items() if one.drifted}
     return summary
 
 

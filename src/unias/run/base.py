@@ -104,7 +104,7 @@ class TrainingRun:
             home / STATE_FOLDER,
             self._fingerprint(),
             self.progress,
-            Budget(train.minutes, self.started, also=self._also()) if train.minutes is not None else None,
+            Budget(train.minutes, self.started, also=self.also) if train.minutes is not None else None,
             lambda: self.seconds_after(detector),
         )
         try:
@@ -239,7 +239,7 @@ class TrainingRun:
         )
         return ImageBatches(steps, self.backbone, self.device, workers)
 
-    def _also(self) -> str:
+    def also(self) -> str:
         """What --steps needs beside it to repeat this run."""
         return " --recipe none" if self.config.train.recipe != self.asked.train.recipe else ""
 

@@ -50,11 +50,18 @@ class UniASRun(TrainingRun):
         return outcome, detector.eval()
 
     def fit_statistics(self, detector: Detector) -> None:
+        if self.config.train.minutes is not None and self.affordable is None:  # resumed: the steps were fixed before
+            self.seconds_after(detector)
         self.lower = fit_statistics(detector, self.trained, self.config, self.drawn)
 
     def final_config(self, outcome: Outcome) -> Config:
         config = super().final_config(outcome)
         return dataclasses.replace(config, maps=dataclasses.replace(config.maps, drawn=self.drawn))
+
+    def also(self) -> str:
+        """As ever; with fewer drawn photos than the settings say, the model's own config.yaml."""
+        fewer = self.config.maps.fusion == "mean" and self.drawn != self.config.maps.drawn
+        return super().also() + (" --config and the config.yaml of this model" if fewer else "")
 
     @property
     def drawn(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 
@@ -13,13 +14,13 @@ class Budget:
     Attributes:
         minutes: the wish.
         reserve: seconds the rest will take, estimated by the caller (it measures one evaluated photo).
-        also: other options that repeat the run, beside --steps.
+        also: says which other options repeat the run, beside --steps.
     """
 
     minutes: float
     start: float = field(default_factory=time.monotonic)
     reserve: float = 0.0
-    also: str = ""
+    also: Callable[[], str] = str
 
     def elapsed(self) -> float:
         return time.monotonic() - self.start

@@ -173,7 +173,7 @@ class Trainer:
         total = self.budget.steps_that_fit(done, mean)
         self.progress.say(
             f"{mean * 1000:.0f} ms a step: {total} steps in {self.budget.minutes:g} minutes"
-            f" (repeat exactly with --steps {total}{self.budget.also})"
+            f" (repeat exactly with --steps {total}{self.budget.also()})"
         )
         return done, total
 
