@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 import unias
 from unias.backbones.timm_backbone import build_backbone
-from unias.config import Config, load_config
+from unias.config import Config, Tiling, load_config
 from unias.data.layouts import scan
 from unias.data.split import hold_out
 from unias.data.transforms import Augmentation
@@ -378,7 +378,7 @@ def bottles(make_data: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def batches(bottles: Path, config: Config, recipe: str, workers: int, start: int, stop: int) -> list[Any]:
     backbone = build_backbone(config.backbone)
-    steps = StepDataset(scan(bottles).train(), 128, None, Augmentation(recipe), 4, seed=5)
+    steps = StepDataset(scan(bottles).train(), Tiling(1, 128, 0), None, Augmentation(recipe), 4, seed=5)
     return list(ImageBatches(steps, backbone, torch.device("cpu"), workers).steps(start, stop))
 
 

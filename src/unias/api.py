@@ -52,6 +52,7 @@ def train(
     backbone: str | None = None,
     weights: str | None = None,
     size: int | None = None,
+    tile: int | None = None,
     bits: int | None = None,
     seed: int | None = None,
     resume: bool = False,
@@ -72,6 +73,7 @@ def train(
         settings: some of the system's own settings (not for unias), such as {"width": 128}.
         minutes: budget from now to the model on disk; fixes the number of steps, which the model records.
         steps, epochs: how long instead; of the three at most one.
+        tile: views along a photo's side, each learned and seen at the input size, for small defects (docs/predict.md).
         recipe: flips and rotations of training photos: auto, none, mvtec or visa; None = the preset's.
         resume: go on with an unfinished run in ``output``.
         skip_bad: leave unreadable photos out (each named) instead of stopping.
@@ -90,7 +92,7 @@ def train(
     base = config or config_of(system, preset)
     if settings:
         base = dataclasses.replace(base, settings={**base.settings, **settings})
-    chosen = _settle(base, minutes, steps, epochs, recipe, backbone, weights, size, bits, seed)
+    chosen = _settle(base, minutes, steps, epochs, recipe, backbone, weights, size, tile, bits, seed)
     if chosen.system != UNIAS:
         find(chosen.system).require()
     home = Path(os.path.abspath(output))
@@ -154,6 +156,7 @@ def _settle(
     backbone: str | None,
     weights: str | None,
     size: int | None,
+    tile: int | None,
     bits: int | None,
     seed: int | None,
 ) -> Config:
@@ -177,7 +180,12 @@ def _settle(
     if weights is not None:
         net = dataclasses.replace(net, weights=weights)
     return dataclasses.replace(
-        config, train=train, backbone=net, size=size if size is not None else config.size, bits=bits or config.bits
+        config,
+        train=train,
+        backbone=net,
+        size=size if size is not None else config.size,
+        tile=tile if tile is not None else config.tile,
+        bits=bits or config.bits,
     )
 
 

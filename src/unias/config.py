@@ -21,6 +21,7 @@ LEVELS = (4, 3, 2, 1)
 STRIDES = {1: 2, 2: 4, 3: 8, 4: 16}
 MIN_SIZE = 128
 SIZE_MULTIPLE = 32
+MOST_TILES = 8
 
 
 @dataclass(frozen=True)
@@ -185,12 +186,38 @@ class CalibrationConfig:
 
 
 @dataclass(frozen=True)
+class Tiling:
+    """How a photo is cut into overlapping square views, each seen at the model's input size."""
+
+    grid: int  # views along one side
+    size: int  # side of a view in pixels
+    overlap: int  # pixels that neighbours share, even
+
+    @property
+    def views(self) -> int:
+        """Views of one photo."""
+        return self.grid**2
+
+    @property
+    def side(self) -> int:
+        """Side of the square that a photo is brought to before it is cut: the views laid out with their overlap."""
+        return self.grid * self.size - (self.grid - 1) * self.overlap
+
+    @property
+    def starts(self) -> tuple[int, ...]:
+        """Where views begin along one side; views are numbered row by row."""
+        return tuple(place * (self.size - self.overlap) for place in range(self.grid))
+
+
+@dataclass(frozen=True)
 class Config:
     """All of it: what ``config.yaml`` of a model holds."""
 
     preset: str = "small"  # the preset it started from
     system: str = "unias"  # or one of the systems it is compared with, or one that you registered
     size: int = 224  # side of the square input in pixels, a multiple of 32 from 128 up
+    tile: int = 1  # views along a photo's side, each seen at the input size: small defects; 1 = photos whole
+    tile_overlap: float = 0.125  # share of a view that its neighbour shows too, 0 to 0.5
     bits: int | None = None  # real depth of data kept in 16-bit files, 9 to 16; None = the type's full range
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -206,6 +233,10 @@ class Config:
             raise UsageError(
                 f"size: {self.size} is not a multiple of {SIZE_MULTIPLE} from {MIN_SIZE} up. Try 224 or 256."
             )
+        if not 1 <= self.tile <= MOST_TILES or not 0 <= self.tile_overlap <= 0.5:
+            raise UsageError(f"tile: {self.tile} must be 1 to {MOST_TILES}, tile_overlap {self.tile_overlap} 0 to 0.5.")
+        if self.tile > 1 and self.system != "unias":
+            raise UsageError(f"tile: is for unias; {self.system} sees photos whole. Leave it out.")
         if self.bits is not None and not 9 <= self.bits <= 16:
             raise UsageError(f"bits: {self.bits} is not between 9 and 16 (the depth of data in 16-bit files).")
 
@@ -218,6 +249,16 @@ class Config:
     def grid(self) -> int:
         """Tokens along one side (size / 16)."""
         return self.size // STRIDES[4]
+
+    @property
+    def tiling(self) -> Tiling:
+        """How photos are cut into views."""
+        return Tiling(self.tile, self.size, 2 * round(self.size * self.tile_overlap / 2))
+
+    @property
+    def input_size(self) -> int:
+        """Side of the square that photos are brought to, and of maps: the input size, or more where photos are tiled."""
+        return self.tiling.side
 
 
 ConfigType = TypeVar("ConfigType")

@@ -98,7 +98,7 @@ def extend(
             "rehearsed": _source(old),
         }
         kept = rehearsal.keep(
-            {n: own for n, (own, _) in split.items()}, config.train.keep_photos, config.size, config.bits
+            {n: own for n, (own, _) in split.items()}, config.train.keep_photos, config.input_size, config.bits
         )
         result = StoredModel(detector, run.final_config(outcome), products, record, kept)
         save_model(home, result)

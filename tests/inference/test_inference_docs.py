@@ -12,9 +12,12 @@ import numpy as np
 import pytest
 from hub_stand_in import running
 
-from unias.maps.resolution import smallest_square
+import unias
+from unias.config import Config
+from unias.maps.resolution import smallest_defect, smallest_square
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "predict.md").read_text(encoding="utf-8")
+TRAIN = "unias train photos -o model-tiled --tile 2 --minutes 60"  # shrunk in a test of its own
 PICTURE = np.full((60, 80, 3), 120, dtype=np.uint8)
 
 
@@ -56,11 +59,11 @@ def test_as_written(
     monkeypatch.setattr(cv2, "VideoCapture", lambda source: Camera() if source == 0 else real(source))
     monkeypatch.chdir(tmp_path)
     lines = [line for block in re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL) for line in block.splitlines()]
-    assert len(lines) == 7
+    assert len(lines) == 9
     with running() as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         for line in lines:
-            if line.startswith("pip "):
+            if line.startswith("pip ") or line == TRAIN:
                 continue
             answer = cli(*shlex.split(line)[1:])
             assert answer.code == 0, f"{line}\n{answer.err}"
@@ -78,3 +81,18 @@ def test_the_smallest_defect_as_written() -> None:
     side = smallest_square((3, 5, 7, 9))
     assert f"smaller than about {side:.0f} of those pixels" in TEXT
     assert f"about {side * 1920 / 224:.0f} x {side * 1080 / 224:.0f} pixels" in TEXT.replace("\n", " ")
+    tiled = Config(size=224, tile=2)
+    assert f"brought to {tiled.input_size} x {tiled.input_size} pixels" in TEXT
+    height, width = smallest_defect((1080, 1920), tiled)
+    assert f"({width:.0f} x {height:.0f} pixels above)" in TEXT.replace("\n", " ")
+
+
+@pytest.mark.slow
+def test_tiles_as_written(cli: Any, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The line that trains, shrunk."""
+    assert TRAIN in TEXT
+    (tmp_path / "photos").symlink_to(tiny_data)
+    monkeypatch.chdir(tmp_path)
+    answer = cli(*shlex.split(TRAIN.replace("--minutes 60", "--steps 2 --size 128 -q"))[1:])
+    assert answer.code == 0, answer.err
+    assert unias.load("model-tiled", "cpu").config.tile == 2

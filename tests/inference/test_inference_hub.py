@@ -17,6 +17,7 @@ from hub_stand_in import Hub, Repo, running
 import unias
 from unias.errors import DataError, MissingError, UsageError
 from unias.files import sha256
+from unias.inference import rehearsal
 from unias.inference.hub import HubName, hub_name, local_folder, push
 from unias.inference.store import FILES
 
@@ -66,7 +67,7 @@ def test_push_then_load_gives_the_same_model(
     assert set(files) == {*FILES, "manifest.json", "README.md", ".gitattributes"}
     for name in FILES:
         assert files[name] == (model_folder / name).read_bytes()
-    assert "rehearsal.safetensors" not in json.loads(files["manifest.json"])["files"]  # photos stay at home
+    assert set(json.loads(files["manifest.json"])["files"]) == set(FILES)
     fetched = unias.load(NAME, device="cpu")
     photo = sorted(tiny_data.glob("*/test/hole/*.png"))[0]
     np.testing.assert_array_equal(fetched.predict(photo).model_map, model.predict(photo).model_map)
@@ -76,6 +77,19 @@ def test_push_then_load_gives_the_same_model(
     assert not [
         path for method, path in hub.asked[before:] if method == "GET" and "/resolve/" in path
     ]  # from the cache
+
+
+def test_photos_leave_only_when_asked(hub: Hub, model_folder: Path) -> None:
+    """The model keeps some training photos; they are in the repository only with --with-photos."""
+    assert (model_folder / rehearsal.FILE).is_file()
+    push(model_folder, NAME)
+    assert rehearsal.FILE not in hub.repos[NAME].commits[hub.repos[NAME].refs["main"]]
+    push(model_folder, "line-3/more", photos=True)
+    more = hub.repos["line-3/more"]
+    kept = more.commits[more.refs["main"]]
+    assert kept[rehearsal.FILE] == (model_folder / rehearsal.FILE).read_bytes()
+    assert json.loads(kept["manifest.json"]) == json.loads((model_folder / "manifest.json").read_text("utf-8"))
+    assert unias.load("line-3/more", "cpu").products
 
 
 def test_the_card_has_the_hubs_front_matter(hub: Hub, model_folder: Path) -> None:

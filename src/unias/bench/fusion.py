@@ -96,7 +96,7 @@ def _product(
         for start in range(0, len(samples), BATCH):
             some = samples[start : start + BATCH]
             images = np.stack([load_input(s.path, detector.size, model.config.bits)[0] for s in some])
-            features = detector.backbone(torch.from_numpy(images).to(detector.device))
+            features = detector.features(torch.from_numpy(images).to(detector.device))
             levels = detector.levels_of(detector.reconstruct(features))
             product = torch.full((len(some),), place, device=detector.device)
             ratios = detector.ratios(levels, product)

@@ -29,7 +29,7 @@ from unias.data.textures import TEXTURES, texture
 from unias.inference.products import ProductInfo
 from unias.inference.store import StoredModel
 from unias.maps.detector import Detector
-from unias.maps.statistics import ProductStatistics, pool
+from unias.maps.statistics import ProductStatistics
 from unias.progress import Progress
 
 PARTS = 3  # a photo's side is cut into so many
@@ -116,20 +116,20 @@ def widen(stored: StoredModel, products: Sequence[Product], photos: int, progres
     Lists of photos are taken over from the model's own products in turn, so that files grow as they would.
     """
     assert isinstance(stored.detector, Detector)
-    old, size = stored.detector, stored.config.size
-    names = tuple(product.name for product in products)
+    old, size = stored.detector, stored.config.input_size
+    names, views = tuple(product.name for product in products), old.tiling.views
     statistics = ProductStatistics(names, old.backbone.channels, old.default_rule)
-    detector = Detector(old.backbone, old.unias, statistics, old.config, old.size).eval()
+    detector = Detector(old.backbone, old.unias, statistics, old.config, stored.config.size, old.tiling).eval()
     pooled: list[Tensor] = []
     unseen: list[Tensor] = []
     infos: list[ProductInfo] = []
     with progress.stage(f"statistics of {len(products)} products", len(products)) as advance:
         for index, product in enumerate(products):
             images = torch.from_numpy(np.stack([load_input(product.photo(k), size)[0] for k in range(photos + TESTED)]))
-            features = detector.backbone(images)
-            pooled.append(pool(features)[:photos])
-            unseen.append(pool(features)[photos:])
-            levels = detector.levels_of(detector.unias({k: v[:photos] for k, v in features.items()}))
+            features = detector.features(images)
+            pooled.append(detector.pooled(features)[:photos])
+            unseen.append(detector.pooled(features)[photos:])
+            levels = detector.levels_of(detector.unias({k: v[: photos * views] for k, v in features.items()}))
             if detector.config.fusion == "mean":
                 statistics.fit_levels(index, levels, detector.local, detector.config.local_spread)
             highest = float(detector.fuse(levels, torch.full((photos,), index)).max())

@@ -50,7 +50,7 @@ def choose_rule(
     scores: list[Tensor] = []
     for images, masks in _drawn([samples[i] for i in spaced(len(samples), photos)], config, seed):
         pixels = torch.from_numpy(images).to(detector.device)
-        levels = detector.levels_of(detector.reconstruct(detector.backbone(pixels)))
+        levels = detector.levels_of(detector.reconstruct(detector.features(pixels)))
         ratios = detector.ratios(levels, torch.full((len(pixels),), place, device=detector.device))
         truth = halved(torch.from_numpy(masks).to(detector.device))
         found = [precision(detector.mean_by(ratios, rule), truth) for rule in (*rules, detector.default_rule)]
@@ -79,20 +79,21 @@ def _drawn(samples: Sequence[Sample], config: Config, seed: int) -> Iterator[tup
     """Batches of (images (n, 3, S, S) in [0, 1], masks (n, S, S)): every photo with a defect of each size and opacity."""
     images: list[NDArray[np.float32]] = []
     masks: list[Bools] = []
+    at_once = max(1, BATCH // config.tiling.views)
     for number, sample in enumerate(samples):
         rng = np.random.default_rng([seed, number, 5])
-        photo = to_display(read_photo(sample.path, config.bits), FINER * config.size)
+        photo = to_display(read_photo(sample.path, config.bits), FINER * config.input_size)
         for size in SIZES:
             drawn, mask = _one(photo, size, KINDS[number % len(KINDS)], rng)
-            small = _shrunk(mask, config.size)
+            small = _shrunk(mask, config.input_size)
             for opacity in OPACITIES:
                 mixed = photo + opacity * (drawn.astype(np.float32) - photo)
                 picture = read_photo(mixed.round().astype(np.uint8))
-                images.append(to_input(picture, config.size))
+                images.append(to_input(picture, config.input_size))
                 masks.append(small)
-        while len(images) >= BATCH:
-            yield np.stack(images[:BATCH]), np.stack(masks[:BATCH])
-            del images[:BATCH], masks[:BATCH]
+        while len(images) >= at_once:
+            yield np.stack(images[:at_once]), np.stack(masks[:at_once])
+            del images[:at_once], masks[:at_once]
     if images:
         yield np.stack(images), np.stack(masks)
 

@@ -15,6 +15,7 @@ def data(
     size: int | None = typer.Option(
         None, help="Input size in pixels that the smallest defect is told for. Default: small's."
     ),
+    tile: int = typer.Option(1, help="Views along a photo's side (unias train --tile) that it is told for."),
     as_json: bool = options.AsJson,
     quiet: bool = options.Quiet,
 ) -> None:
@@ -34,7 +35,7 @@ def data(
     from unias.presets import preset
 
     config = preset("small")
-    config = config if size is None else dataclasses.replace(config, size=size)
+    config = dataclasses.replace(config, size=config.size if size is None else size, tile=tile)
     dataset = scan(data)
     show = options.progress(quiet)
     done = 0
@@ -57,6 +58,7 @@ def data(
     else:
         report.render(Console())
         for name, (photo, defect) in smallest.items():
-            typer.echo(f"{name}: {describe(photo, defect)}, at --size {config.size}")
+            tiled = f" --tile {tile}" if tile > 1 else ""
+            typer.echo(f"{name}: {describe(photo, defect)}, at --size {config.size}{tiled}")
     if report.errors:
         raise typer.Exit(EXIT_DATA)

@@ -36,6 +36,10 @@ def train(
     backbone: str | None = typer.Option(None, help="Any timm features_only network with strides 2, 4, 8, 16."),
     weights: str | None = typer.Option(None, help="Its weights: a .safetensors or .pth file, a timm name, or random."),
     size: int | None = typer.Option(None, help="Side of the square input in pixels, a multiple of 32 from 128 up."),
+    tile: int | None = typer.Option(
+        None,
+        help="Cut photos into so many overlapping views a side, each seen at --size: 2 for small defects. Default: 1.",
+    ),
     bits: int | None = options.Bits,
     seed: int | None = typer.Option(None, help="Seed of weights, split, order and noise. Default: the preset's, 0."),
     resume: bool = typer.Option(False, help="Go on with the unfinished training in the output folder."),
@@ -75,6 +79,7 @@ def train(
         backbone=backbone,
         weights=weights,
         size=size,
+        tile=tile,
         bits=bits,
         seed=seed,
         resume=resume,

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from unias.maps.detector import Detector
-from unias.maps.statistics import pool
 
 INPUTS = ("pixels", "product")
 
@@ -39,8 +38,8 @@ class PixelGraph(nn.Module):
         images = pixels.permute(0, 3, 1, 2)
         if self.pixels == "uint8":
             images = images.to(torch.float32) / 255
-        features = self.detector.backbone(images)
-        nearest, novelty = self.detector.statistics.recognise(pool(features))
+        features = self.detector.features(images)
+        nearest, novelty = self.detector.statistics.recognise(self.detector.pooled(features))
         maps = self.detector.from_features(features, torch.where(product < 0, nearest, product))
         highest = maps.anomaly_map.amax(dim=(1, 2))
         return maps.product, maps.anomaly_map, highest, novelty, *maps.levels.values()

@@ -91,7 +91,7 @@ def spread(groups: Sequence[Sequence[Sample]], count: int, start: int = 0) -> li
 
 def read_inputs(samples: Sequence[Sample], config: Config) -> NDArray[np.float32]:
     """(n, 3, S, S)."""
-    return np.stack([load_input(sample.path, config.size, config.bits)[0] for sample in samples])
+    return np.stack([load_input(sample.path, config.input_size, config.bits)[0] for sample in samples])
 
 
 def with_defects(samples: Sequence[Sample], products: Sequence[ProductInfo], config: Config, source: str) -> Photos:
@@ -101,9 +101,9 @@ def with_defects(samples: Sequence[Sample], products: Sequence[ProductInfo], con
     masks: list[NDArray[np.bool_]] = []
     deep = False
     for number, sample in enumerate(samples):
-        pixels, photo = load_input(sample.path, config.size, config.bits)
+        pixels, photo = load_input(sample.path, config.input_size, config.bits)
         deep = deep or photo.bits > 8
-        drawn, mask = _draw(photo, config.size, number)
+        drawn, mask = _draw(photo, config.input_size, number)
         images += [pixels, drawn]
         masks += [np.zeros_like(mask), mask]
     product = np.repeat([index.get(sample.product, UNKNOWN) for sample in samples], 2).astype(np.int64)
@@ -116,9 +116,9 @@ def drawn_pictures(count: int, config: Config) -> Photos:
     masks: list[NDArray[np.bool_]] = []
     for number in range(count):
         rng = np.random.default_rng([number, 5])
-        photo = read_photo(texture((config.size, config.size), rng, list(TEXTURES)[number % len(TEXTURES)]))
-        drawn, mask = _draw(photo, config.size, number)
-        images += [load_input(photo.pixels, config.size)[0], drawn]
+        photo = read_photo(texture((config.input_size, config.input_size), rng, list(TEXTURES)[number % len(TEXTURES)]))
+        drawn, mask = _draw(photo, config.input_size, number)
+        images += [load_input(photo.pixels, config.input_size)[0], drawn]
         masks += [np.zeros_like(mask), mask]
     product = np.full(len(images), UNKNOWN, dtype=np.int64)
     return Photos(np.stack(images), product, np.stack(masks), "drawn textures")

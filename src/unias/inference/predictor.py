@@ -30,6 +30,8 @@ from unias.maps.resolution import smallest_defect
 from unias.runtime import inference_half, pick_device
 from unias.systems.registry import UNIAS
 
+BATCH = 8  # photos, or views of them
+
 
 @dataclass(frozen=True)
 class _Waiting:
@@ -121,7 +123,7 @@ class Model:
         product: str | None = None,
         levels: bool = False,
         image: bool = False,
-        batch_size: int = 8,
+        batch_size: int | None = None,
         on_error: OnError | None = None,
         every: int = 1,
     ) -> Any:
@@ -133,7 +135,8 @@ class Model:
             product: which product the photos show; None = it is recognised, or found to be none that the model knows.
             levels: keep the level maps (supplement Fig. 3).
             image: keep the photo as the model saw it, though it has a path.
-            batch_size: photos computed at once; those of a camera are computed one by one, as they come.
+            batch_size: photos computed at once; None = 8, or fewer where they are tiled. Those of a camera are computed one by
+                one, as they come.
             on_error: called with a photo (or video) that cannot be read and its error, instead of raising.
             every: take every n-th frame of videos and cameras.
 
@@ -147,7 +150,8 @@ class Model:
         if is_one_photo(source):
             return next(self._results(iter([source]), product, levels, image, 1, None))
         photos = each_photo(source, every, on_error)
-        return self._results(photos, product, levels, image, 1 if is_camera(source) else batch_size, on_error)
+        at_once = batch_size or max(1, BATCH // self.config.tiling.views)
+        return self._results(photos, product, levels, image, 1 if is_camera(source) else at_once, on_error)
 
     def _results(
         self,
@@ -187,7 +191,7 @@ class Model:
             began = time.perf_counter()
             try:
                 source, name = (photo.pixels, photo.name) if isinstance(photo, Frame) else (photo, None)
-                pixels, decoded = load_input(source, self.config.size, self.config.bits, name)
+                pixels, decoded = load_input(source, self.config.input_size, self.config.bits, name)
                 self._check_depth(photo, decoded)
             except DataError as error:
                 if on_error is None:
@@ -206,7 +210,9 @@ class Model:
             images = torch.from_numpy(np.stack(inputs)).to(device)
             known = None if product is None else torch.full((len(images),), self._index[product], device=device)
             maps = self.detector(images, known)
-            at_size = {k: to_input_size(v.float(), self.config.size) for k, v in maps.levels.items()} if levels else {}
+            at_size = (
+                {k: to_input_size(v.float(), self.config.input_size) for k, v in maps.levels.items()} if levels else {}
+            )
             level_maps = {k: v.cpu().numpy() for k, v in at_size.items()}
             anomaly_maps = maps.anomaly_map.float().cpu().numpy()
         seconds = (time.perf_counter() - began) / len(kept)

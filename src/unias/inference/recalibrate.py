@@ -114,7 +114,7 @@ def recalibrate(
         area = info.min_area if min_area is None or not wished else min_area
         zone = info.ignore
         if ignore is not None and info.name in ignore:
-            zone = _zone(ignore[info.name], model.config.size)
+            zone = _zone(ignore[info.name], model.config.input_size)
         if area != info.min_area or not _same(zone, info.ignore):
             infos[place] = _scored_anew(
                 model, place, dataclasses.replace(info, min_area=area, ignore=zone), data, progress
@@ -260,7 +260,7 @@ def scored(
     with progress.stage(word, len(paths)) as advance:
         for start in range(0, len(paths), BATCH):
             some = paths[start : start + BATCH]
-            images = np.stack([load_input(path, model.config.size, model.config.bits)[0] for path in some])
+            images = np.stack([load_input(path, model.config.input_size, model.config.bits)[0] for path in some])
             told = None if place is None else torch.full((len(some),), place, device=model.detector.device)
             with torch.inference_mode():
                 maps = model.detector(torch.from_numpy(images).to(model.detector.device), told)

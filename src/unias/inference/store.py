@@ -78,7 +78,7 @@ def build_detector(config: Config, products: tuple[str, ...], backbone: FrozenBa
     first, second, third, fourth = config.maps.weights
     rule = Rule((first, second, third, fourth), config.maps.power)
     statistics = ProductStatistics(products, backbone.channels, rule)
-    return Detector(backbone, unias, statistics, config.maps, config.size)
+    return Detector(backbone, unias, statistics, config.maps, config.size, config.tiling)
 
 
 def save_model(folder: Path, model: StoredModel) -> None:
@@ -178,7 +178,7 @@ def load_model(folder: Path | str, device: torch.device) -> StoredModel:
         content = json.loads((home / "products.json").read_text(encoding="utf-8"))
         ignored = load_file(home / ZONES_FILE) if ZONES_FILE in files else {}
         products = tuple(
-            product_from_dict(entry, _zone(ignored.get(str(place)), config.size))
+            product_from_dict(entry, _zone(ignored.get(str(place)), config.input_size))
             for place, entry in enumerate(content["products"])
         )
         if INFO_FILE in files:
@@ -255,6 +255,7 @@ def card_of(config: Config, record: Mapping[str, Any], products: Sequence[Produc
         "",
         f"- data: {record.get('data', 'unknown')}",
         f"- preset: {config.preset}, input {config.size} x {config.size}, backbone {config.backbone.name}",
+        *([_tiles(config)] if config.tile > 1 else []),
     ]
     lines += [f"- {key}: {value}" for key, value in config.settings.items() if value != "" and key != "textures"]
     lines += [
@@ -286,6 +287,14 @@ def card_of(config: Config, record: Mapping[str, Any], products: Sequence[Produc
         "",
     ]
     return "\n".join(lines)
+
+
+def _tiles(config: Config) -> str:
+    tiling = config.tiling
+    return (
+        f"- tiles: a photo is brought to {tiling.side} x {tiling.side} and seen in {tiling.grid} x {tiling.grid} views that "
+        f"overlap by {tiling.overlap} pixels"
+    )
 
 
 def _zone(stored: Tensor | None, size: int) -> NDArray[np.bool_] | None:

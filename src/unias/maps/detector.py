@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from unias.backbones.timm_backbone import FrozenBackbone
-from unias.config import LEVELS, MapConfig
+from unias.config import LEVELS, STRIDES, MapConfig, Tiling
 from unias.maps.fusion import Rule, power_mean
 from unias.maps.levels import LevelMaps, cosine_distances, product_fusion, to_input_size
 from unias.maps.statistics import NOISE_FLOOR, ProductStatistics, pool
+from unias.maps.tiling import Blend, photo_means, unfolded
 from unias.model.filters import GaussianBlur
 from unias.model.unias import Reconstruction, UniAS
 
@@ -43,11 +44,13 @@ class Maps(NamedTuple):
 
 
 class Detector(nn.Module):
-    """(N, 3, S, S) in [0, 1] -> Maps.
+    """(N, 3, S, S) in [0, 1] -> Maps. Where photos are tiled S is the side of the whole, and features and reconstructions are
+    those of its views, photo by photo; level maps, and all that comes of them, are the photo's again.
 
     Args:
-        size: S, side of the square input.
+        size: side of the square that UniAS sees: of a photo, or of a view.
         config: fusion and smoothing.
+        tiling: how photos are cut into views; None = not at all.
 
     Attributes:
         compute_type: what UniAS computes in under autocast, or None for float32. All else is float32 always.
@@ -56,14 +59,22 @@ class Detector(nn.Module):
     compute_type: torch.dtype | None = None
 
     def __init__(
-        self, backbone: FrozenBackbone, unias: UniAS, statistics: ProductStatistics, config: MapConfig, size: int
+        self,
+        backbone: FrozenBackbone,
+        unias: UniAS,
+        statistics: ProductStatistics,
+        config: MapConfig,
+        size: int,
+        tiling: Tiling | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.unias = unias
         self.statistics = statistics
         self.config = config
-        self.size = size
+        self.tiling = tiling or Tiling(1, size, 0)
+        self.size = self.tiling.side
+        self.blend = Blend(self.tiling, STRIDES[1])
         self.level_maps = LevelMaps(config.kernels, size // 2)
         sigma = config.local_sigma * size / 224
         self.local = GaussianBlur(2 * round(2 * sigma) + 1, sigma) if sigma > 0 else None
@@ -79,13 +90,22 @@ class Detector(nn.Module):
 
     def forward(self, images: Tensor, product: Tensor | None = None) -> Maps:
         """``product`` (N,) says which product each photo is; None = it is recognised."""
-        return self.from_features(self.backbone(images), product)
+        return self.from_features(self.features(images), product)
+
+    def features(self, images: Tensor) -> dict[int, Tensor]:
+        """The frozen backbone's, of every view."""
+        found: dict[int, Tensor] = self.backbone(unfolded(images, self.tiling))
+        return found
+
+    def pooled(self, features: Mapping[int, Tensor]) -> Tensor:
+        """What products are recognised by: (N, F), the mean over a photo's views."""
+        return photo_means(pool(features), self.tiling.views)
 
     def from_features(self, features: Mapping[int, Tensor], product: Tensor | None = None) -> Maps:
         """The same from the backbone's features, which may come from a cache."""
         novelty = None
         if product is None:
-            product, novelty = self.statistics.recognise(pool(features))
+            product, novelty = self.statistics.recognise(self.pooled(features))
         levels = self.levels_of(self.reconstruct(features))
         return Maps(product, to_input_size(self.fuse(levels, product), self.size), levels, novelty=novelty)
 
@@ -99,9 +119,9 @@ class Detector(nn.Module):
         return Reconstruction({k: v.float() for k, v in targets.items()}, {k: v.float() for k, v in outputs.items()})
 
     def levels_of(self, reconstruction: Reconstruction) -> dict[int, Tensor]:
-        """The smoothed level maps, before fusion."""
+        """The smoothed level maps of whole photos, before fusion."""
         maps: dict[int, Tensor] = self.level_maps(cosine_distances(reconstruction))
-        return maps
+        return self.blend.each(maps)
 
     def fuse(self, levels: Mapping[int, Tensor], product: Tensor) -> Tensor:
         """product (paper): the levels multiplied. mean: the product's own rule (``maps.fusion``) over ``ratios``."""

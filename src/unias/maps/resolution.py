@@ -34,7 +34,7 @@ def smallest_defect(photo: tuple[int, int], config: Config, min_area: int = 1) -
     min_area: pixels of the model's map that a region must have to count; its square is the least.
     """
     side = max(smallest_square(config.maps.kernels, config.model.levels), min_area**0.5)
-    return side * photo[0] / config.size, side * photo[1] / config.size
+    return side * photo[0] / config.input_size, side * photo[1] / config.input_size
 
 
 @functools.cache

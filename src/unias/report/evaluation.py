@@ -166,7 +166,7 @@ def _evaluate_into(
         | {"product_unknown": unknown}
         | {"seconds_an_image": clock.seconds / max(1, clock.photos)}
     )
-    shown = f"{model.config.size} x {model.config.size}" if size == "model" else "original"
+    shown = f"{model.config.input_size} x {model.config.input_size}" if size == "model" else "original"
     document = metrics_document(classes, shown, info, figures or None) | {"failures": failed}
     mixed = mixed_figures(kept)
     document["calibration"] = {"products": kept, "mixed": mixed}
@@ -207,7 +207,7 @@ def predict_class(
     Photos of several original sizes keep each its own. Maps are kept at the model's size and enlarged when they are read.
     """
     samples = dataset.test(name)
-    side = model.config.size
+    side = model.config.input_size
     masked = dataset.has_masks(name)
     recognised = unknown = 0
     need = 4 * side * side * len(samples)

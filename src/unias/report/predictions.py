@@ -42,7 +42,6 @@ COLUMNS = (
     "levels",
     "frame",
 )
-BATCH = 8
 Pixels = NDArray[np.uint8]
 
 
@@ -107,7 +106,7 @@ def write_predictions(
 
     photos = plan.photos(unreadable)
     results = model.predict(  # none is computed yet
-        photos, product=product, levels=levels, batch_size=1 if plan.live else BATCH, on_error=unreadable
+        photos, product=product, levels=levels, batch_size=1 if plan.live else None, on_error=unreadable
     )
     with (
         contextlib.closing(photos),

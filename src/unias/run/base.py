@@ -31,7 +31,7 @@ from unias.runtime import pick_precision, stamp
 from unias.systems.detector import SystemDetector
 from unias.training.batches import Batches, CachedBatches, ImageBatches, StepDataset, TurnedFeatures, turned_rows
 from unias.training.budget import Budget
-from unias.training.features import Features, Pixels
+from unias.training.features import Features, Pixels, view_rows
 from unias.training.loop import Outcome, Trainer, build_fabric
 from unias.training.photos import with_advice
 from unias.training.symmetry import allowed_turns
@@ -196,7 +196,8 @@ class TrainingRun:
 
     def _drop_turns_of_short_runs(self) -> None:
         """Features of turned photos are computed before the first step; a short run spends its minutes on steps."""
-        minutes, count = self.config.train.minutes, len(turned_rows(self.trained.samples, self.augmentation))
+        views = self.config.tiling.views
+        minutes, count = self.config.train.minutes, views * len(turned_rows(self.trained.samples, self.augmentation))
         if minutes is None or count <= TURNED_A_MINUTE * minutes:
             return
         self.progress.say(
@@ -215,7 +216,7 @@ class TrainingRun:
             samples, turns = [self.trained.samples[index] for index, _ in rows], [turn for _, turn in rows]
             more = Features(samples, self.backbone, self.config, self.device, self.progress, turns)
             arrays = more.fill("features of turned photos")
-            self.turned = TurnedFeatures(arrays, self.trained.samples, self.augmentation)
+            self.turned = TurnedFeatures(arrays, self.trained.samples, self.augmentation, self.config.tiling.views)
 
     @property
     def rows(self) -> NDArray[np.int64] | None:
@@ -224,15 +225,17 @@ class TrainingRun:
 
     def batches(self, workers: int) -> Batches:
         """What steps see: cached features, or photos through the backbone."""
-        train, rows = self.config.train, self.rows
+        train, rows, views = self.config.train, self.rows, self.config.tiling.views
         if self.trained.arrays is not None:
-            names = [str(sample.path) for sample in self.trained.samples]
+            names = [str(sample.path) for sample in self.trained.samples for _ in range(views)]
+            products = [index for index in self.indices() for _ in range(views)]
+            seen = None if rows is None else view_rows(rows, views)
             return CachedBatches(
-                self.trained.arrays, names, self.indices(), train.batch_size, train.seed, self.device, self.turned, rows
+                self.trained.arrays, names, products, train.batch_size, train.seed, self.device, self.turned, seen
             )
         samples = self.trained.samples if rows is None else [self.trained.samples[row] for row in rows]
         steps = StepDataset(
-            samples, self.config.size, self.config.bits, self.augmentation, train.batch_size, train.seed
+            samples, self.config.tiling, self.config.bits, self.augmentation, train.batch_size, train.seed
         )
         return ImageBatches(steps, self.backbone, self.device, workers)
 

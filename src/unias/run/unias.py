@@ -17,7 +17,6 @@ from unias.data.split import spaced
 from unias.inference.store import build_detector
 from unias.maps.detector import Detector
 from unias.maps.levels import to_input_size
-from unias.maps.statistics import pool
 from unias.progress import Progress
 from unias.run.base import STATISTICS_PHOTOS, TrainingRun
 from unias.runtime import keep_freed_memory, seed_everything
@@ -81,10 +80,11 @@ class UniASRun(TrainingRun):
             for _ in range(2):  # the second time counts: the first one warms up
                 began = time.monotonic()
                 batch = next(few.batches(""))
-                a_backbone = (time.monotonic() - began) / len(few.samples)
+                photos = min(few.at_once, len(few.samples))
+                a_backbone = (time.monotonic() - began) / photos
                 began = time.monotonic()
-                detector.from_features(batch, first)
-                a_photo = (time.monotonic() - began) / len(few.samples)
+                detector.from_features(batch, first[:photos])
+                a_photo = (time.monotonic() - began) / photos
         detector.unias.train(training)
         a_drawn = VARIANTS * (a_photo + a_backbone + RULES_SECONDS) * len(self.products)
         if self.config.train.minutes is not None:
@@ -107,7 +107,7 @@ def fit_statistics(detector: Detector, features: Features, config: Config, drawn
     drawn: photos a product that defects are drawn into, to choose its fusion; 0 = the settings' own rule for all.
     """
     statistics, products, wishes = detector.statistics, detector.statistics.products, config.calibration
-    pooled = torch.cat([pool(batch) for batch in features.batches("class means")])
+    pooled = torch.cat([detector.pooled(batch) for batch in features.batches("class means")])
     index = torch.tensor([products.index(s.product) for s in features.samples], device=pooled.device)
     statistics.fit_prototypes(pooled, index, wishes.unknown_reach)
     lower = {}

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from unias.backbones.timm_backbone import FrozenBackbone
+from unias.config import Tiling
 from unias.data.cache import Arrays
 from unias.data.decode import load_input
 from unias.data.layouts import Sample
@@ -70,22 +71,26 @@ class TurnedFeatures:
     Args:
         arrays: features of every photo in every turn but 0 that its product allows, photo by photo, turns ascending.
         samples: the photos, in the order of the features as they are.
+        views: rows of each photo.
     """
 
-    def __init__(self, arrays: Arrays, samples: Sequence[Sample], augmentation: Augmentation) -> None:
+    def __init__(self, arrays: Arrays, samples: Sequence[Sample], augmentation: Augmentation, views: int = 1) -> None:
         self.arrays = arrays
         self.samples = list(samples)
+        self.views = views
         self.augmentation = augmentation
         self.rows = {place: row for row, place in enumerate(turned_rows(samples, augmentation))}
 
     def put(self, batch: Arrays, chosen: NDArray[np.int64], seed: int, epoch: int) -> None:
-        """``batch`` holds the photos ``chosen`` as they are; changed in place. The draws are those of ``StepDataset``."""
-        for place, index in enumerate(chosen.tolist()):
+        """``batch`` holds the rows ``chosen`` as they are; changed in place. The draws are those of ``StepDataset``, and the same
+        for all views of a photo."""
+        for place, row in enumerate(chosen.tolist()):
+            index, view = divmod(row, self.views)
             sample = self.samples[index]
             turn = self.augmentation.draw(sample.product, draw(seed, epoch, sample.key))
             if turn:
                 for level, values in batch.items():
-                    values[place] = self.arrays[level][self.rows[index, turn]]
+                    values[place] = self.arrays[level][self.rows[index, turn] * self.views + view]
 
 
 def turned_rows(samples: Sequence[Sample], augmentation: Augmentation) -> list[tuple[int, int]]:
@@ -134,12 +139,13 @@ class CachedBatches:
 
 
 class StepDataset(Dataset[Any]):
-    """One item a step: the decoded and augmented photos of that step (picklable, so spawned workers can hold it)."""
+    """One item a step: the decoded and augmented photos of that step, or views of them (picklable, so spawned workers can hold
+    it)."""
 
     def __init__(
         self,
         samples: Sequence[Sample],
-        size: int,
+        tiling: Tiling,
         bits: int | None,
         augmentation: Augmentation,
         batch_size: int,
@@ -148,30 +154,34 @@ class StepDataset(Dataset[Any]):
         self.samples = list(samples)
         products = list(dict.fromkeys(sample.product for sample in self.samples))
         self.products = [products.index(sample.product) for sample in self.samples]
-        self.size = size
+        self.tiling = tiling
         self.bits = bits
         self.augmentation = augmentation
         self.batch_size = batch_size
         self.seed = seed
-        self.steps_per_epoch = -(-len(self.samples) // batch_size)
+        self.rows = len(self.samples) * tiling.views
+        self.steps_per_epoch = -(-self.rows // batch_size)
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor, list[str]] | DataError:
         """A DataError is handed over as a value: raised in a worker it would arrive wrapped in a traceback."""
         epoch = step // self.steps_per_epoch
-        indices = batch_indices(len(self.samples), self.batch_size, self.seed, step)
-        chosen = [self.samples[i] for i in indices]
+        places = [
+            divmod(int(row), self.tiling.views) for row in batch_indices(self.rows, self.batch_size, self.seed, step)
+        ]
         try:
-            images = [
-                turned(
-                    load_input(s.path, self.size, self.bits)[0],
-                    self.augmentation.draw(s.product, draw(self.seed, epoch, s.key)),
-                )
-                for s in chosen
-            ]
+            images = [self._view(self.samples[index], view, epoch) for index, view in places]
         except DataError as error:
             return DataError(str(error))
-        product = torch.tensor([self.products[i] for i in indices])
-        return torch.from_numpy(np.stack(images)), product, [str(s.path) for s in chosen]
+        product = torch.tensor([self.products[index] for index, _ in places])
+        return torch.from_numpy(np.stack(images)), product, [str(self.samples[index].path) for index, _ in places]
+
+    def _view(self, sample: Sample, view: int, epoch: int) -> NDArray[np.float32]:
+        """(3, S, S): the photo turned as its epoch's draw says, then cut."""
+        photo = load_input(sample.path, self.tiling.side, self.bits)[0]
+        photo = turned(photo, self.augmentation.draw(sample.product, draw(self.seed, epoch, sample.key)))
+        top, left = (self.tiling.starts[place] for place in divmod(view, self.tiling.grid))
+        size = self.tiling.size
+        return np.ascontiguousarray(photo[:, top : top + size, left : left + size])
 
 
 def leave_interrupts_to_the_main_process(_worker: int) -> None:

@@ -19,6 +19,7 @@ from unias.data.layouts import Sample
 from unias.data.transforms import turned
 from unias.errors import DataError
 from unias.files import ensure_folder, sha256_of_tensors
+from unias.maps.tiling import unfolded
 from unias.model.filters import Standardize
 from unias.progress import Progress
 
@@ -29,7 +30,8 @@ class Features:
     """Features of ``samples``, in their order: {level: (n, C, H, W)} a batch.
 
     After ``fill`` they are read back from disk (float16); before it each pass decodes the photos again. ``turns``: how each
-    photo is laid down, by default as it is.
+    photo is laid down, by default as it is. Where photos are tiled, a photo's features are those of its views, one after the
+    other, and n photos have n times as many rows.
     """
 
     def __init__(
@@ -45,19 +47,21 @@ class Features:
         self.turns = list(turns) if turns is not None else [0] * len(self.samples)
         self.backbone = backbone
         self.config = config
+        self.tiling = config.tiling
         self.device = device
         self.progress = progress
+        self.at_once = max(1, BATCH // self.tiling.views)
         self.arrays: Arrays | None = None
 
     def shapes(self) -> dict[int, tuple[int, ...]]:
-        """{level: (C, H, W)} of one photo."""
+        """{level: (C, H, W)} of one photo, or of one of its views."""
         size = self.config.size
         return {k: (self.backbone.channels[k], size // STRIDES[k], size // STRIDES[k]) for k in LEVELS}
 
     def fits_cache(self, more: int = 0) -> bool:
         """Whether cache entries of these photos and ``more`` stay within the bound and the free disk; says so where not."""
         count = len(self.samples) + more
-        needed, root = bytes_needed(count, self.shapes()), cache_root()
+        needed, root = bytes_needed(count * self.tiling.views, self.shapes()), cache_root()
         wanted = (
             f"the features of {count} photos{', turned ones among them,' if more else ''} need {needed / 2**30:.1f} GiB"
         )
@@ -87,15 +91,15 @@ class Features:
             "size": self.config.size,
             "bits": self.config.bits,
             **({"turns": self.turns} if any(self.turns) else {}),
+            **({"tiles": [self.tiling.grid, self.tiling.overlap]} if self.tiling.views > 1 else {}),
             **self._origin(),
         }
         key = content_key([sample.path for sample in self.samples], settings)
-        arrays = open_entry(key, len(self.samples), self.shapes())
+        rows = len(self.samples) * self.tiling.views
+        arrays = open_entry(key, rows, self.shapes())
         if arrays is None:
             batches = ({k: v.cpu().numpy() for k, v in batch.items()} for batch in self._compute(name))
-            arrays = write_entry(
-                key, len(self.samples), self.shapes(), batches, int(self.config.train.cache_gib * 2**30)
-            )
+            arrays = write_entry(key, rows, self.shapes(), batches, int(self.config.train.cache_gib * 2**30))
         self.arrays = arrays
         return arrays
 
@@ -116,31 +120,31 @@ class Features:
         if self.arrays is None:
             yield from self._compute(name, chosen)
             return
-        for start in range(0, len(chosen), BATCH):
-            rows = chosen[start : start + BATCH]
+        for start in range(0, len(chosen), self.at_once):
+            rows = view_rows(chosen[start : start + self.at_once], self.tiling.views)
             yield {
                 k: torch.from_numpy(np.asarray(array[rows])).to(self.device).float() for k, array in self.arrays.items()
             }
 
     def _compute(self, name: str, indices: Sequence[int] | None = None) -> Iterator[dict[int, Tensor]]:
         for images in self.images(name, indices):
-            yield self.backbone(images)
+            yield self.backbone(unfolded(images, self.tiling))
 
     def images(self, name: str, indices: Sequence[int] | None = None) -> Iterator[Tensor]:
-        """The photos at ``indices`` (all where None) batch by batch, (n, 3, S, S) in [0, 1] on the device. Decoded in threads
-        (Pillow lets go of the interpreter) while the caller works."""
+        """The whole photos at ``indices`` (all where None) batch by batch, (n, 3, S, S) in [0, 1] on the device. Decoded in
+        threads (Pillow lets go of the interpreter) while the caller works."""
         chosen = list(range(len(self.samples))) if indices is None else list(indices)
 
         def decode(start: int) -> NDArray[np.float32]:
-            rows = [(self.samples[index], self.turns[index]) for index in chosen[start : start + BATCH]]
+            rows = [(self.samples[index], self.turns[index]) for index in chosen[start : start + self.at_once]]
             paths = {
                 sample.path for sample, _ in rows
             }  # the turns of a photo lie side by side: it is decoded once for them
-            images = {path: load_input(path, self.config.size, self.config.bits)[0] for path in paths}
+            images = {path: load_input(path, self.config.input_size, self.config.bits)[0] for path in paths}
             return np.stack([turned(images[sample.path], turn) for sample, turn in rows])
 
         with ThreadPoolExecutor(max_workers=2) as pool, self.progress.stage(name, len(chosen)) as advance:
-            starts = list(range(0, len(chosen), BATCH))
+            starts = list(range(0, len(chosen), self.at_once))
             ahead = [pool.submit(decode, start) for start in starts[:4]]
             for place in range(len(starts)):
                 images = ahead.pop(0).result()
@@ -148,6 +152,12 @@ class Features:
                     ahead.append(pool.submit(decode, starts[place + 4]))
                 yield torch.from_numpy(images).to(self.device)
                 advance(len(images))
+
+
+def view_rows(photos: Sequence[int] | NDArray[np.int64], views: int) -> NDArray[np.int64]:
+    """The rows of these photos' views, photo by photo."""
+    first = np.asarray(photos, dtype=np.int64)[:, None] * views
+    return (first + np.arange(views)).reshape(-1)
 
 
 class Pixels(Features):

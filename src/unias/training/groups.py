@@ -21,6 +21,7 @@ from unias.data.layouts import Dataset, Sample
 from unias.data.split import spaced
 from unias.errors import MissingError, UsageError
 from unias.maps.statistics import pool
+from unias.maps.tiling import photo_means
 from unias.progress import Progress
 from unias.training.features import Features
 
@@ -72,7 +73,12 @@ def pooled(
 ) -> NDArray[np.float64]:
     """(n, F) pooled features."""
     features = Features(samples, backbone, config, device, progress)
-    return torch.cat([pool(batch) for batch in features.batches("looking for groups")]).cpu().double().numpy()
+    return (
+        torch.cat([photo_means(pool(batch), features.tiling.views) for batch in features.batches("looking for groups")])
+        .cpu()
+        .double()
+        .numpy()
+    )
 
 
 def cluster(rows: NDArray[np.float64], count: int | None) -> NDArray[np.int64]:
