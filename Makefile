@@ -9,13 +9,16 @@ TORCH_INDEX ?=
 # CI pins versions; people get the supported ranges: make check PIP_ARGS="-c constraints.txt"
 PIP_ARGS ?=
 
+# Two processes of one thread each: on two cores nearly twice as fast as one process of two threads.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
 .PHONY: demo test check format lint types tests dist clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/unias demo
 
 test: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 check: $(VENV)/dev.stamp format lint types tests
 
@@ -29,7 +32,7 @@ types: $(VENV)/dev.stamp
 	$(BIN)/mypy
 
 tests: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 dist: $(VENV)/dev.stamp
 	$(BIN)/python -m build --outdir dist
