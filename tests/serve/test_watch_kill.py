@@ -158,7 +158,7 @@ def test_killed_at_fifty_moments_while_photos_come(tmp_path: Path, after: str, m
     """At random times, in the middle of whatever the process, the database or the system is doing; the receiver fails now and
     then as well."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    seed = int.from_bytes(os.urandom(4))
+    seed = int.from_bytes(os.urandom(4), "big")
     print("seed", seed)
     chance = random.Random(seed)
     folder, out = tmp_path / "in", tmp_path / "out"
