@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import random
 import threading
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import pytest
 from watch_office import Office
 from watch_stand_in import KEY, StandIn, photo
-from webhook_stand_in import Receiver
+from webhook_stand_in import SECRET, Receiver
 
 from unias.errors import UsageError
 from unias.progress import Progress
@@ -20,8 +19,6 @@ from unias.serve.folder import Folder
 from unias.serve.ledger import Ledger
 from unias.serve.watch import Watch
 from unias.serve.webhook import Webhook, check_url, read_key, sign
-
-SECRET = "whsec_" + base64.b64encode(KEY).decode()
 
 
 @pytest.fixture

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from unias.progress import Progress
 from unias.serve.courier import Courier
 from unias.serve.ledger import Entry, Ledger
 
+Rows = list[dict[str, Any]]
 SomeCourier = TypeVar("SomeCourier", bound=Courier)
 
 
@@ -24,6 +26,20 @@ class Heard(Progress):
 
     def say(self, text: str) -> None:
         self.said.append(text)
+
+
+def rows_of(out: Path) -> Rows:
+    """The rows of an output folder, once both tables were seen to agree, numbered without gaps and with ids of their own."""
+    rows = [json.loads(line) for line in (out / "results.jsonl").read_text("utf-8").splitlines()]
+    with open(out / "results.csv", encoding="utf-8", newline="") as file:
+        table = list(csv.DictReader(file))
+    assert len(table) == len(rows)
+    for row, line in zip(table, rows, strict=True):
+        assert set(row) <= set(line)
+        assert all(value == ("" if line[key] is None else str(line[key])) for key, value in row.items())
+    assert [row["number"] for row in rows] == list(range(1, len(rows) + 1))
+    assert len({row["id"] for row in rows}) == len(rows)
+    return rows
 
 
 class Office:

@@ -96,7 +96,7 @@ def watch(
         raise Interrupted("stopped by Ctrl-C; every row is kept, and the same command goes on.")
     if once and tally.unreadable:
         raise typer.Exit(EXIT_DATA)
-    if once and any(sum(count.values()) for count in tally.outstanding.values()):
+    if once and any(sum(tally.outstanding.get(sink, {}).values()) for sink in tally.delivered):
         raise typer.Exit(EXIT_FAILURE)
 
 

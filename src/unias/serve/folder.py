@@ -75,19 +75,19 @@ class Folder:
         there: list[Found] = []
         seen: dict[str, _Seen] = {}
         met: set[str] = set()
-        for found in self._files(os.fspath(self.root), ""):
-            if found.key in known:
-                met.add(found.key)
-            if known.get(found.key) == found.signature:
-                if again:
-                    there.append(found)
-                continue
-            before = self._seen.get(found.key)
-            if before is None or before.signature != found.signature:
-                before = _Seen(found.signature, now)
-            seen[found.key] = before
+        for path, key, signature in self._files(os.fspath(self.root), ""):
+            if key in known:
+                met.add(key)
+                if known[key] == signature:
+                    if again:
+                        there.append(Found(Path(path), key, signature))
+                    continue
+            before = self._seen.get(key)
+            if before is None or before.signature != signature:
+                before = _Seen(signature, now)
+            seen[key] = before
             if now - before.since >= self.settle and now >= before.next:
-                ready.append(found)
+                ready.append(Found(Path(path), key, signature))
         self._seen = seen
         for key in known.keys() - met if len(met) < len(known) else ():
             del known[key]
@@ -116,10 +116,10 @@ class Folder:
         seen.next = min(now + 0.25 * 2.0**seen.tries, seen.since + self.patience)
         return False
 
-    def _files(self, folder: str, above: str) -> Iterator[Found]:
+    def _files(self, folder: str, above: str) -> Iterator[tuple[str, str, Signature]]:
         try:
             with os.scandir(folder) as listing:
-                entries = sorted(listing, key=lambda entry: entry.name)
+                entries = list(listing)
         except OSError:
             if not above:
                 raise
@@ -132,9 +132,9 @@ class Folder:
                 if entry.is_dir(follow_symlinks=False):
                     if above + name not in self._excluded:
                         yield from self._files(entry.path, f"{above}{name}/")
-                elif Path(name).suffix.lower() in SUFFIXES and entry.is_file():
+                elif name[name.rfind(".") :].lower() in SUFFIXES and entry.is_file():
                     stat = entry.stat()
-                    yield Found(Path(entry.path), printable(above + name), (stat.st_size, stat.st_mtime_ns))
+                    yield entry.path, printable(above + name), (stat.st_size, stat.st_mtime_ns)
             except OSError:
                 continue  # gone since it was listed
 
@@ -142,7 +142,7 @@ class Folder:
 def read_whole(found: Found) -> bytes | None:
     """The file's bytes, None where it is no longer the file that was found.
 
-    Raises DataError where the system does not let it be read, where it is empty or too large.
+    Raises DataError where the system does not let it be read, or where it is too large.
     """
     try:
         with open(found.path, "rb") as handle:
@@ -159,8 +159,6 @@ def read_whole(found: Found) -> bytes | None:
         return None
     except OSError as error:
         raise DataError(f"{found.path}: cannot be read: {error.strerror or error}. Check its permissions.") from error
-    if not data:
-        raise DataError(f"{found.path}: empty, a file of zero bytes. Send it again.")
     return data
 
 

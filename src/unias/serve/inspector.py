@@ -56,6 +56,8 @@ class ModelInspector:
 
     def _named(self, photo: Taken, error: DataError) -> DataError:
         """The same error with the photo's path in it."""
+        if not photo.data:
+            return DataError(f"{photo.path}: empty, a file of zero bytes. Send it again.")
         try:
             read_photo(photo.data, self._model.config.bits, str(photo.path))
         except DataError as named:

@@ -123,6 +123,7 @@ class Watch:
         self._done = done or ledger.home / "done"
         self._batch = batch
         self._poll = poll
+        self._look = 0.0  # seconds that the last look took
         self._tables = Tables(ledger, (*OWN_COLUMNS, *inspect.columns, *MORE_COLUMNS))
         self._known: dict[str, Signature] = ledger.known()
         self._away = False  # the watched folder cannot be listed
@@ -153,7 +154,7 @@ class Watch:
                 if now - said >= REPORT and self.tally.photos != before:
                     said, before = now, self.tally.photos
                     self._progress.say(self._line())
-                stop.wait(self._poll)
+                stop.wait(max(self._poll, self._look))  # half of the time at most goes into looking
         finally:
             for courier in self._couriers:
                 courier.stop()
@@ -165,6 +166,7 @@ class Watch:
 
     def step(self, stop: threading.Event | None = None) -> int:
         """One look at the folder, and the inspection of what is found, batch by batch until ``stop``; how many rows came."""
+        began = time.monotonic()
         try:
             ready, there = self._folder.look(self._known, again=self._after != KEEP)
         except OSError as error:
@@ -172,6 +174,7 @@ class Watch:
                 self._progress.say(f"{self._folder.root}: {error.strerror or error}; waiting for it to come back")
             self._away = True
             return 0
+        self._look = time.monotonic() - began
         if self._away:
             self._progress.say(f"{self._folder.root}: is back")
         self._away = False
@@ -364,4 +367,6 @@ def _move(source: Path, target: Path) -> None:
             raise
         with writing(target) as temporary:
             shutil.copy2(source, temporary)
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
         source.unlink()
