@@ -13,7 +13,19 @@ import unias
 from unias.cli import app
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-COMMANDS = ("train", "predict", "evaluate", "calibrate", "compare", "ablate", "data", "export", "convert", "demo")
+COMMANDS = (
+    "train",
+    "predict",
+    "serve",
+    "evaluate",
+    "calibrate",
+    "compare",
+    "ablate",
+    "data",
+    "export",
+    "convert",
+    "demo",
+)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

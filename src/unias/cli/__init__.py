@@ -11,7 +11,7 @@ import sys
 
 import typer
 
-from unias.cli import ablate, bench, calibrate, compare, convert, data, demo, evaluate, export, predict, train
+from unias.cli import ablate, bench, calibrate, compare, convert, data, demo, evaluate, export, predict, serve, train
 from unias.errors import EXIT_FAILURE, EXIT_INTERRUPTED, UniasError
 
 EXIT_CODES = "Exit codes: 0 done, 1 failed, 2 usage, 3 bad data, 4 missing weights or extra, 130 interrupted."
@@ -27,6 +27,7 @@ app = typer.Typer(
 app.command(epilog=EXIT_CODES)(train.train)
 app.command(epilog=EXIT_CODES)(predict.predict)
 app.command(epilog=EXIT_CODES)(calibrate.calibrate)
+app.command(epilog=EXIT_CODES)(serve.serve)
 app.command(epilog=EXIT_CODES)(evaluate.evaluate)
 app.command(epilog=EXIT_CODES)(compare.compare)
 app.command(epilog=EXIT_CODES)(ablate.ablate)
