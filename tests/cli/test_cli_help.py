@@ -16,6 +16,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 COMMANDS = (
     "train",
     "predict",
+    "serve",
     "evaluate",
     "calibrate",
     "extend",

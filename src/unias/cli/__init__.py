@@ -26,6 +26,7 @@ from unias.cli import (
     predict,
     push,
     rename,
+    serve,
     train,
     watch,
 )
@@ -45,6 +46,7 @@ app.command(epilog=EXIT_CODES)(train.train)
 app.command(epilog=EXIT_CODES)(predict.predict)
 app.command(epilog=EXIT_CODES)(watch.watch)
 app.command(epilog=EXIT_CODES)(calibrate.calibrate)
+app.command(epilog=EXIT_CODES)(serve.serve)
 app.command(epilog=EXIT_CODES)(evaluate.evaluate)
 app.command(epilog=EXIT_CODES)(extend.extend)
 app.command(epilog=EXIT_CODES)(rename.rename)

@@ -154,7 +154,7 @@ def open_samples(data: bytes, name: str, min_side: int = MIN_SIDE) -> tuple[Imag
 
     The image is not EXIF-rotated yet (see ``rotated``), the samples of Deep are. Raises DataError, see ``read_photo``.
     """
-    image = _open(data, name)
+    image = open_header(data, name)
     if image is None:
         if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):  # a TIFF that Pillow does not know, such as float RGB
             return Image.new("L", (1, 1)), _guarded(lambda: _tiff_samples(data, name, min_side), name)
@@ -195,8 +195,8 @@ def pillow_samples(image: Image.Image, name: str) -> Deep | None:
     return None
 
 
-def _open(data: bytes, name: str) -> Image.Image | None:
-    """Pillow's reader for the content, by the formats above alone; None when none knows it.
+def open_header(data: bytes, name: str) -> Image.Image | None:
+    """Pillow's reader for the content, by the formats above alone, with nothing decoded yet; None when none knows it.
 
     Not ``Image.open``: that one warns from half of the limit on, and the limit here is checked by ``check_size``.
     """

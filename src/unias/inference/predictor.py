@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,13 +34,24 @@ BATCH = 8  # photos, or views of them
 
 
 @dataclass(frozen=True)
-class _Waiting:
-    """A decoded photo on its way: its source, its own size, what to show of it, and how long decoding took."""
+class Decoded:
+    """A photo on its way to the model.
 
-    photo: OnePhoto
+    Attributes:
+        path: the photo's, None for pixels that came without one.
+        pixels: float32 (3, S, S) in [0, 1], the model's input.
+        size: the photo's own (h, w).
+        picture: what to show of it, uint8 (S, S, 3); None unless asked for.
+        seconds: how long decoding took.
+        name: what results call it; "" for pixels that came without one.
+    """
+
+    path: Path | None
+    pixels: NDArray[np.float32]
     size: tuple[int, int]
     picture: NDArray[np.uint8] | None
     seconds: float
+    name: str = ""
 
 
 class Model:
@@ -169,9 +180,8 @@ class Model:
             if isinstance(photos, Generator):
                 photos.close()  # and with it the video or camera it reads from
 
-    def _check_depth(self, photo: OnePhoto, decoded: Photo) -> None:
+    def _check_depth(self, name: str, decoded: Photo) -> None:
         if decoded.bits > 8 and self.exported is not None and self.exported.pixels == "uint8":
-            name = photo if isinstance(photo, (str, Path)) else "the photo"
             raise DataError(
                 f"{name}: has {decoded.bits} bits a channel, and this export takes 8. Export the model again with "
                 "--pixels float32, or use the trained model."
@@ -185,44 +195,76 @@ class Model:
         image: bool,
         on_error: OnError | None,
     ) -> Iterator[Result]:
-        inputs: list[NDArray[np.float32]] = []
-        kept: list[_Waiting] = []
+        decoded: list[Decoded] = []
         for photo in photos:
-            began = time.perf_counter()
             try:
-                source, name = (photo.pixels, photo.name) if isinstance(photo, Frame) else (photo, None)
-                pixels, decoded = load_input(source, self.config.input_size, self.config.bits, name)
-                self._check_depth(photo, decoded)
+                decoded.append(self.decode(photo, image))
             except DataError as error:
                 if on_error is None:
                     raise
                 on_error(photo, error)
-                continue
-            inputs.append(pixels)
-            keeps = image or not isinstance(photo, (str, Path))  # what has no path cannot be read again for pictures
-            picture = _as_seen(pixels) if keeps else None
-            kept.append(_Waiting(photo, decoded.size, picture, time.perf_counter() - began))
-        if not inputs:
-            return
+        yield from self.predict_decoded(decoded, [product] * len(decoded), levels)
+
+    def decode(self, photo: OnePhoto, image: bool = False, name: str | None = None) -> Decoded:
+        """One photo as the model takes it; any number of threads may do so at once.
+
+        Args:
+            image: keep the photo as the model sees it, though it has a path.
+            name: what messages call the photo; by default its path.
+
+        Raises DataError for a photo that cannot be read.
+        """
+        began = time.perf_counter()
+        path = Path(photo) if isinstance(photo, (str, Path)) else None
+        source = photo.pixels if isinstance(photo, Frame) else photo
+        called = name or (photo.name if isinstance(photo, Frame) else None)
+        pixels, found = load_input(source, self.config.input_size, self.config.bits, called)
+        self._check_depth(called or str(path or "the photo"), found)
+        picture = (
+            _as_seen(pixels) if image or path is None else None
+        )  # what has no path cannot be read again for pictures
+        return Decoded(path, pixels, found.size, picture, time.perf_counter() - began, _name(photo))
+
+    def predict_decoded(
+        self, photos: Sequence[Decoded], products: Sequence[str | None], levels: bool = False
+    ) -> list[Result]:
+        """Results of decoded photos in their order, as one batch; two where some products are given and some are not.
+
+        Args:
+            products: of each photo, one of the model's; None = it is recognised.
+        """
+        results: dict[int, Result] = {}
+        for given in (False, True):
+            places = [place for place, product in enumerate(products) if (product is not None) is given]
+            if places:
+                known = [self._index[str(products[place])] for place in places] if given else None
+                judged = self._run([photos[place] for place in places], known, levels)
+                results.update(zip(places, judged, strict=True))
+        return [results[place] for place in range(len(photos))]
+
+    def _run(self, photos: Sequence[Decoded], products: list[int] | None, levels: bool) -> list[Result]:
+        """One batch; ``products`` are indices."""
         device = self.detector.device
         began = time.perf_counter()
         with torch.inference_mode():
-            images = torch.from_numpy(np.stack(inputs)).to(device)
-            known = None if product is None else torch.full((len(images),), self._index[product], device=device)
+            images = torch.from_numpy(np.stack([photo.pixels for photo in photos])).to(device)
+            known = None if products is None else torch.tensor(products, device=device)
             maps = self.detector(images, known)
             at_size = (
                 {k: to_input_size(v.float(), self.config.input_size) for k, v in maps.levels.items()} if levels else {}
             )
             level_maps = {k: v.cpu().numpy() for k, v in at_size.items()}
             anomaly_maps = maps.anomaly_map.float().cpu().numpy()
-        seconds = (time.perf_counter() - began) / len(kept)
-        for row, waiting in enumerate(kept):
+        seconds = (time.perf_counter() - began) / len(photos)
+        found = []
+        for row, photo in enumerate(photos):
             of_photo = {level: values[row] for level, values in level_maps.items()}
-            yield self._judge(waiting, maps, row, np.ascontiguousarray(anomaly_maps[row]), of_photo, seconds)
+            found.append(self._judge(photo, maps, row, np.ascontiguousarray(anomaly_maps[row]), of_photo, seconds))
+        return found
 
     def _judge(
         self,
-        waiting: _Waiting,
+        photo: Decoded,
         maps: Maps,
         row: int,
         anomaly_map: NDArray[np.float32],
@@ -240,9 +282,9 @@ class Model:
             mask = draw_mask(anomaly_map, raw, info.cut.value, info.lower, info.min_area, info.ignore)
         else:
             mask = np.zeros(anomaly_map.shape, dtype=bool)
-        took = {"decode": waiting.seconds, "model": seconds, "verdict": time.perf_counter() - began}
+        took = {"decode": photo.seconds, "model": seconds, "verdict": time.perf_counter() - began}
         return Result(
-            path=Path(waiting.photo) if isinstance(waiting.photo, (str, Path)) else None,
+            path=photo.path,
             product=info.name if known else None,
             nearest=info.name,
             ok=known and not failed,
@@ -250,13 +292,13 @@ class Model:
             pred_score=pred_score(raw, info.cut.value),
             p_value=p_value(raw, held) if known and held else None,
             cut=info.cut.value,
-            size=waiting.size,
+            size=photo.size,
             model_map=anomaly_map,
             model_mask=mask,
             level_maps=level_maps,
-            image=waiting.picture,
+            image=photo.picture,
             timings=took,
-            name=_name(waiting.photo),
+            name=photo.name,
             bits=self.config.bits,
         )
 
