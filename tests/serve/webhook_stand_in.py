@@ -55,7 +55,11 @@ class Receiver:
         self.url = f"http://127.0.0.1:{self.server.server_port}/hook?line=5"
 
     def receive(self, request: BaseHTTPRequestHandler) -> None:
-        body = request.rfile.read(int(request.headers["Content-Length"]))
+        length = int(request.headers["Content-Length"])
+        body = request.rfile.read(length)
+        if len(body) < length:  # the sender was killed while it sent: no letter has come
+            request.close_connection = True
+            return
         id_, stamp = request.headers["webhook-id"], request.headers["webhook-timestamp"]
         with self.news:
             if not self.check(request.headers, body):
