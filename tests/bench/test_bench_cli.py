@@ -15,7 +15,7 @@ import typer
 
 from unias.cli import app
 
-COMMANDS = ("speed", "scale")
+COMMANDS = ("speed", "scale", "serve")
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "bench.md"
 MODEL, DATA, OUT = "<model>", "<data>", "<out>"
 FAULTS: list[tuple[int, tuple[str, ...], str]] = [
@@ -30,6 +30,8 @@ FAULTS: list[tuple[int, tuple[str, ...], str]] = [
     (2, ("bench", "scale", "--data", DATA, "--few", "9", "--many", "3", "-o", OUT), "--few and --many"),
     (2, ("bench", "scale", "--data", DATA, "--watch", "screw", "-o", OUT), "--watch: 'screw'"),
     (3, ("bench", "scale", "--data", "none", "-o", OUT), "none: no such folder"),
+    (3, ("bench", "serve", "none", "--data", "none", "-o", OUT), "none: no photos here"),
+    (3, ("bench", "serve", "none", "--data", DATA, "-o", OUT), "none: there is no such model folder"),
 ]
 
 
@@ -51,10 +53,10 @@ def test_help_explains_every_option(command: str, cli: Any, monkeypatch: pytest.
     assert "130 interrupted" in answer.out
 
 
-def test_group_lists_both(cli: Any) -> None:
+def test_group_lists_them(cli: Any) -> None:
     answer = cli("bench", "--help")
     assert answer.code == 0
-    assert set(group().commands) == {*COMMANDS, "fusion", "unknown"}
+    assert set(group().commands) == {*COMMANDS, "fusion", "unknown", "serve"}
     assert all(command in answer.out for command in COMMANDS)
 
 
@@ -106,6 +108,11 @@ def test_faults(
             "scale",
             ("--data", "x", "--minutes", "2"),
             {"products": (5, 300), "images": [100, 500, 1000, 10_000], "growth": [1, 2, 5, 10], "minutes": 2.0},
+        ),
+        (
+            "serve",
+            ("m", "--data", "x", "--clients", "3", "--threads", "1"),
+            {"clients": 3, "minutes": 10.0, "batch": 8, "threads": 1, "quick": False},
         ),
     ],
 )

@@ -76,7 +76,7 @@ def pngs() -> Iterator[Upload]:
     yield Upload("png: real bomb", png(20_000, 20_000, zlib.compress(bytes(2501 * 20_000), 9), 1, 0), TOO_LARGE)
     yield Upload("png: no width", png(0, SIDE, rows()), BROKEN)
     yield Upload("png: 4 x 4", png(4, 4, rows(4, 4)), BROKEN)
-    yield Upload("png: fewer rows than said", png(SIDE, SIDE, rows(SIDE, 3)), BROKEN)
+    yield Upload("png: fewer rows than said", png(SIDE, SIDE, rows(SIDE, 3)), OK + BROKEN)
     yield Upload("png: data goes on for 20 MB", png(SIDE, SIDE, bomb), OK + BROKEN)
     yield Upload("png: strange depth", png(SIDE, SIDE, rows(), 5), BROKEN)
     yield Upload("png: text of 20 MB", png(SIDE, SIDE, rows(), extra=chunk(b"zTXt", b"a\0\0" + bomb)), OK + BROKEN)

@@ -17,6 +17,8 @@ INT8_TIMES, INT8_POINTS = 30.0, 0.5
 HELP_SHARE = 1 / 3
 IMAGES_TIME, IMAGES_MEMORY = 1.1, 1.2
 PRODUCTS_TIME, PRODUCTS_MB = 1.05, 0.2
+SERVE_SHARE, SERVE_P99 = 0.9, 3.0
+SERVE_GROWTH, SERVE_GROWTH_MIB = 0.05, 16.0  # of memory: this share, or so much where that is more
 IMAGES = ("10,000 images against 500", "time an image within 10%, peak memory within 20%")
 PRODUCTS = ("300 products against 5", "time an image within 5%, at most 0.2 MB more a product")
 
@@ -46,6 +48,30 @@ def speed_bars(document: Document) -> list[Bar]:
 def scale_bars(document: Document) -> list[Bar]:
     """Of ``unias bench scale``."""
     return _marked([_images(document), _products(document)], "scale", document["quick"])
+
+
+def serve_bars(document: Document) -> list[Bar]:
+    """Of ``unias bench serve``."""
+    errors, seconds, memory = sum(document["errors"].values()), document["seconds"], document["memory_mib"]
+    times, share = seconds["p99"] / seconds["p50"], document["share_of_bare"]
+    bars = [
+        bar("errors", "none", f"{errors} of {errors + document['answers']:,} requests", errors == 0),
+        bar("p99 against p50", f"at most {SERVE_P99:g}x", f"{times:.2f}x", times <= SERVE_P99),
+        bar(
+            "throughput against the bare predictor at its best batch",
+            f"at least {SERVE_SHARE:.0%}",
+            f"{share:.1%}",
+            share >= SERVE_SHARE,
+        ),
+    ]
+    asked = f"at most {SERVE_GROWTH:.0%} or {SERVE_GROWTH_MIB:g} MiB more"
+    if any(one is None for one in memory):
+        bars.append(bar("memory after warm-up", asked, "not measured: this system does not tell", None))
+    else:
+        room = max(SERVE_GROWTH * memory[0], SERVE_GROWTH_MIB)
+        said = f"{memory[0]:.0f} to {memory[-1]:.0f} MiB"
+        bars.append(bar("memory after warm-up", asked, said, memory[-1] - memory[0] <= room))
+    return _marked(bars, "serve", document["quick"])
 
 
 def kept_scale_bars(file: Path) -> list[Bar]:

@@ -1,4 +1,4 @@
-"""``unias bench speed``, ``scale``, ``fusion`` and ``unknown``."""
+"""``unias bench speed``, ``scale``, ``fusion``, ``unknown`` and ``serve``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Quick = typer.Option(False, "--quick", help="Everything once: shows that it runs
 def commands(epilog: str) -> typer.Typer:
     """The group ``bench``."""
     group = typer.Typer(
-        help="Measure this machine: how fast each form of the model is, and what more photos and products cost.",
+        help="Measure this machine: how fast each form of the model is, what more photos, products and clients cost.",
         epilog=epilog,
         no_args_is_help=True,
     )
@@ -28,6 +28,7 @@ def commands(epilog: str) -> typer.Typer:
     group.command(epilog=epilog)(scale)
     group.command(epilog=epilog)(fusion)
     group.command(epilog=epilog)(unknown)
+    group.command(epilog=epilog)(serve)
     return group
 
 
@@ -154,6 +155,38 @@ def unknown(
     mixed = document["mixed"]
     text = f"recognised {mixed['right']:.1%}, known called unknown {mixed['known_called_unknown']:.1%}"
     options.answer(as_json, document, f"{text}. Table: {output / 'unknown.md'}")
+
+
+def serve(
+    model: Path = typer.Argument(..., help="Folder of a trained or exported model."),
+    data: Path = typer.Option(..., help="Folder of photos; the first 64 are sent in turn."),
+    output: Path = Output,
+    clients: int = typer.Option(8, min=1, help="Clients that ask at the same time."),
+    minutes: float = typer.Option(10.0, min=0.1, help="Minutes of load."),
+    batch: int = typer.Option(8, min=1, help="Photos that the server judges together, at most."),
+    threads: int = BenchThreads,
+    quick: bool = Quick,
+    as_json: bool = options.AsJson,
+    quiet: bool = options.Quiet,
+) -> None:
+    """A server under load against the bare predictor: serve.md and serve.json.
+
+    Latency, throughput, memory and errors. Needs the extra: pip install "unias[serve]".
+    """
+    from unias.bench.serve import run_serve
+
+    document = run_serve(
+        output,
+        model,
+        data,
+        clients=clients,
+        minutes=minutes,
+        batch=batch,
+        threads=threads,
+        quick=quick,
+        progress=options.progress(quiet),
+    )
+    options.answer(as_json, document, _closing(document["bars"], output / "serve.md"))
 
 
 def _closing(bars: list[dict[str, object]], page: Path) -> str:

@@ -74,18 +74,18 @@ def serve(
         decoders=decoders,
         grace=grace,
     )
-    bound = bind(host, port)
     set_threads(threads)
-    service = Service.open(model, settings, device, precision, name or "")
-    count = len(service.model.products)
-    line = f"{service.name}: {count} product{'s' if count != 1 else ''} at {url_of(bound)} (described at /docs)"
-    ended_by = run_server(
-        create_app(service, token),
-        bound,
-        service.gate,
-        grace=grace,
-        access_log=access_log,
-        started=(lambda: None) if quiet else (lambda: typer.echo(line)),
-    )
+    with bind(host, port) as bound:
+        service = Service.open(model, settings, device, precision, name or "")
+        count = len(service.model.products)
+        line = f"{service.name}: {count} product{'s' if count != 1 else ''} at {url_of(bound)} (described at /docs)"
+        ended_by = run_server(
+            create_app(service, token),
+            bound,
+            service.gate,
+            grace=grace,
+            access_log=access_log,
+            started=(lambda: None) if quiet else (lambda: typer.echo(line)),
+        )
     if ended_by == signal.SIGINT:
         raise Interrupted("stopped by Ctrl-C; every photo taken in was answered.")

@@ -123,7 +123,7 @@ def oip_routes(service: Service) -> APIRouter:
             }
         )
 
-    body = {"required": True, "content": {"application/json": {"schema": InferRequest.model_json_schema()}}}
+    body = {"required": True, "content": {"application/json": {"schema": _described()}}}
 
     @routes.post(
         "/models/{model}/infer", summary="Inspect photos", response_model=None, openapi_extra={"requestBody": body}
@@ -148,6 +148,21 @@ def oip_routes(service: Service) -> APIRouter:
         return Response(answer, media_type="application/json")
 
     return routes
+
+
+def _described() -> dict[str, Any]:
+    """The body's schema in one piece: references into it would be looked up in the whole document."""
+    schema = InferRequest.model_json_schema()
+    parts = schema.pop("$defs")
+
+    def whole(value: Any) -> Any:
+        if isinstance(value, dict):
+            name = str(value.get("$ref", "")).removeprefix("#/$defs/")
+            return whole(parts[name]) if name else {key: whole(item) for key, item in value.items()}
+        return [whole(item) for item in value] if isinstance(value, list) else value
+
+    described: dict[str, Any] = whole(schema)
+    return described
 
 
 def _check_name(service: Service, model: str, number: str | None) -> None:

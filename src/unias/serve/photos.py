@@ -1,9 +1,9 @@
 """What is let through to the decoders: four formats, told by content, of a size that their header states.
 
 Decoding is the part of a server that strangers' bytes reach, so what only costs time or memory is refused here, before it:
-sizes over the limit, endless headers (``headers``), run-length BMPs, JPEGs of hundreds of scans, TIFFs in thousands of pieces,
-with huge tiles, or packed with something that unpacks to more than it says. The decoders themselves answer for what is merely
-broken.
+sizes over the limit, endless headers (``headers``), run-length BMPs, JPEGs of hundreds of scans, TIFFs in thousands of
+pieces, with huge tiles, or packed with something that unpacks to more than it says. The decoders themselves answer for what
+is merely broken.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 from typing import Any
 
-from PIL import Image
+from PIL import Image, ImageFile
 
 from unias.data.decode import DAMAGED, check_size, open_header
 from unias.errors import DataError
@@ -62,8 +62,7 @@ def check_photo(data: bytes, settings: ServeSettings) -> None:
             f"{NAME} has {size[0]} x {size[1]} pixels, over this server's limit of {settings.max_pixels:,}.",
             "Send it smaller or in tiles, or start the server with a higher --max-megapixels.",
         )
-    pieces: Any = getattr(image, "tile", None)
-    if kind == "BMP" and pieces and pieces[0].codec_name == "bmp_rle":
+    if kind == "BMP" and isinstance(image, ImageFile.ImageFile) and [tile[0] for tile in image.tile] == ["bmp_rle"]:
         raise Refusal(415, "format", f"{NAME} is a run-length compressed BMP.", "Send it as PNG.")
     if kind == "JPEG" and data.count(b"\xff\xda") > MOST_SCANS:
         raise Refusal(422, "undecodable", f"{NAME} is a JPEG of over {MOST_SCANS} scans.", "Save it again.")

@@ -1,7 +1,7 @@
 """The process: an address, a server on it, and an end that leaves nobody without an answer.
 
 SIGTERM or Ctrl-C: not ready any more, new photos are refused with 503, those taken in are answered, then the process ends. A
-second one ends it at once.
+second one ends it without grace, a third one whatever is open.
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ class _Server(uvicorn.Server):
         if len(self.asked) == 1:
             self.gate.draining = True
             self.not_before = time.monotonic() + self.grace
-        else:
-            self.should_exit = self.force_exit = True
+        self.should_exit = len(self.asked) > 1
+        self.force_exit = len(self.asked) > 2
 
     async def on_tick(self, counter: int) -> bool:
         """Every tenth of a second."""
