@@ -43,6 +43,7 @@ BODY = {
 PROBLEMS: dict[int | str, dict[str, Any]] = {
     400: {"model": Problem, "description": "No photo, or a body that cannot be read."},
     401: {"model": Problem, "description": "The token is missing or wrong."},
+    403: {"model": Problem, "description": "There is no token, and the request is not from and to this machine."},
     408: {"model": Problem, "description": "The upload took too long."},
     413: {"model": Problem, "description": "Too many bytes or pixels."},
     415: {"model": Problem, "description": "None of PNG, JPEG, BMP, TIFF."},
