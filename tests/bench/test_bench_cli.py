@@ -15,7 +15,7 @@ import typer
 
 from unias.cli import app
 
-COMMANDS = ("speed", "scale", "serve")
+COMMANDS = ("speed", "scale", "serve", "agree")
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "bench.md"
 MODEL, DATA, OUT = "<model>", "<data>", "<out>"
 FAULTS: list[tuple[int, tuple[str, ...], str]] = [
@@ -32,6 +32,9 @@ FAULTS: list[tuple[int, tuple[str, ...], str]] = [
     (3, ("bench", "scale", "--data", "none", "-o", OUT), "none: no such folder"),
     (3, ("bench", "serve", "none", "--data", "none", "-o", OUT), "none: no photos here"),
     (3, ("bench", "serve", "none", "--data", DATA, "-o", OUT), "none: there is no such model folder"),
+    (3, ("bench", "agree", "none", "none", "-o", OUT), "none: no such folder"),
+    (3, ("bench", "agree", "none", DATA, "-o", OUT), "none: there is no such model folder"),
+    (2, ("bench", "agree", "none", DATA, "--photos", "0"), "--photos"),
 ]
 
 
@@ -56,7 +59,7 @@ def test_help_explains_every_option(command: str, cli: Any, monkeypatch: pytest.
 def test_group_lists_them(cli: Any) -> None:
     answer = cli("bench", "--help")
     assert answer.code == 0
-    assert set(group().commands) == {*COMMANDS, "fusion", "unknown", "serve"}
+    assert set(group().commands) == {*COMMANDS, "fusion", "unknown"}
     assert all(command in answer.out for command in COMMANDS)
 
 
@@ -114,6 +117,7 @@ def test_faults(
             ("m", "--data", "x", "--clients", "3", "--threads", "1"),
             {"clients": 3, "minutes": 10.0, "batch": 8, "threads": 1, "quick": False},
         ),
+        ("agree", ("m", "x", "--photos", "7", "--int8"), {"photos": 7, "int8": True, "threads": 2}),
     ],
 )
 def test_options_arrive(

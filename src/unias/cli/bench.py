@@ -1,4 +1,4 @@
-"""``unias bench speed``, ``scale``, ``fusion``, ``unknown`` and ``serve``."""
+"""``unias bench speed``, ``scale``, ``fusion``, ``unknown``, ``serve`` and ``agree``."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ def commands(epilog: str) -> typer.Typer:
     group.command(epilog=epilog)(fusion)
     group.command(epilog=epilog)(unknown)
     group.command(epilog=epilog)(serve)
+    group.command(epilog=epilog)(agree)
     return group
 
 
@@ -187,6 +188,30 @@ def serve(
         progress=options.progress(quiet),
     )
     options.answer(as_json, document, _closing(document["bars"], output / "serve.md"))
+
+
+def agree(
+    model: Path = typer.Argument(..., help="Trained model's folder."),
+    data: Path = typer.Argument(..., help="Folder of photos of its products; test photos where there are any."),
+    output: Path = Output,
+    photos: int = typer.Option(200, min=1, help="So many photos at most, as many of each product."),
+    int8: bool = typer.Option(
+        False, "--int8", help="Also an export in 8 bits; DATA must hold the training photos. Takes minutes."
+    ),
+    threads: int = BenchThreads,
+    as_json: bool = options.AsJson,
+    quiet: bool = options.Quiet,
+) -> None:
+    """Do exports, server and watcher come to the trained model's answers? agree.md and agree.json.
+
+    Verdicts, scores, maps and masks, photo by photo. Needs the extras: pip install "unias[export,serve]".
+    """
+    from unias.bench.agree import run_agree
+
+    document = run_agree(
+        output, model, data, photos=photos, int8=int8, threads=threads, progress=options.progress(quiet)
+    )
+    options.answer(as_json, document, _closing(document["bars"], output / "agree.md"))
 
 
 def _closing(bars: list[dict[str, object]], page: Path) -> str:
