@@ -11,12 +11,16 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
 
+from unias.config import LEVELS
 from unias.maps.detector import Detector
+from unias.maps.statistics import pool
+from unias.systems.base import Seen
+from unias.systems.detector import SystemDetector
 
 INPUTS = ("pixels", "product")
 
@@ -25,11 +29,13 @@ class PixelGraph(nn.Module):
     """pixels (N, S, S, 3), product (N,) int64 with -1 = not known -> (product_index (N,), anomaly_map (N, S, S),
     raw_score (N,), novelty (N,), one level map (N, S/2, S/2) a level, coarse to fine).
 
+    raw_score is the map's highest value; of systems beside UniAS their own score, and they have no levels.
+
     Args:
         pixels: "uint8", or "float32" for values in [0, 1] where photos have more than 8 bits.
     """
 
-    def __init__(self, detector: Detector, pixels: str) -> None:
+    def __init__(self, detector: Detector | SystemDetector, pixels: str) -> None:
         super().__init__()
         self.detector = detector
         self.pixels = pixels
@@ -38,23 +44,47 @@ class PixelGraph(nn.Module):
         images = pixels.permute(0, 3, 1, 2)
         if self.pixels == "uint8":
             images = images.to(torch.float32) / 255
+        if isinstance(self.detector, SystemDetector):
+            return self._of_a_system(self.detector, images, product)
         features = self.detector.features(images)
         nearest, novelty = self.detector.statistics.recognise(self.detector.pooled(features))
         maps = self.detector.from_features(features, torch.where(product < 0, nearest, product))
         highest = maps.anomaly_map.amax(dim=(1, 2))
         return maps.product, maps.anomaly_map, highest, novelty, *maps.levels.values()
 
+    @staticmethod
+    def _of_a_system(detector: SystemDetector, images: Tensor, product: Tensor) -> tuple[Tensor, ...]:
+        features = detector.backbone(images)
+        nearest, novelty = detector.statistics.recognise(pool(features))
+        maps = detector.judge(Seen(images, features, torch.where(product < 0, nearest, product)))
+        return maps.product, maps.anomaly_map, maps.scores(), novelty
 
-def inference_form(detector: Detector) -> Detector:
-    """A copy on the processor, its linear stretches composed where the model offers that (exact to rounding)."""
+
+def levels_of(detector: Detector | SystemDetector) -> tuple[int, ...]:
+    """The level maps that its graph gives, coarse to fine."""
+    if isinstance(detector, SystemDetector):
+        return ()
+    return tuple(level for level in LEVELS if level in detector.unias.levels)
+
+
+@overload
+def inference_form(detector: Detector) -> Detector: ...
+@overload
+def inference_form(detector: SystemDetector) -> SystemDetector: ...
+def inference_form(detector: Detector | SystemDetector) -> Detector | SystemDetector:
+    """A copy on the processor in the form that is exported, exact to rounding: UniAS's linear stretches composed where the model
+    offers that, systems without what graphs cannot hold."""
     copied = copy.deepcopy(detector).cpu().eval()
-    fuse = getattr(copied.unias, "fuse", None)
-    if fuse is not None:
-        fuse()
+    if isinstance(copied, SystemDetector):
+        copied.system.graph_form()
+    else:
+        fuse = getattr(copied.unias, "fuse", None)
+        if fuse is not None:
+            fuse()
     return copied.requires_grad_(False)
 
 
-def capture(detector: Detector, pixels: str) -> Any:
+def capture(detector: Detector | SystemDetector, pixels: str) -> Any:
     """torch's ExportedProgram of the detector's inference form, for any number of photos."""
     kind = torch.uint8 if pixels == "uint8" else torch.float32
     example = torch.zeros((2, detector.size, detector.size, 3), dtype=kind), torch.full((2,), -1)

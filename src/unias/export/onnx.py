@@ -6,15 +6,15 @@ import ast
 from pathlib import Path
 from typing import Any
 
-from unias.config import LEVELS
-from unias.export.graph import INPUTS, capture, quiet
+from unias.export.graph import INPUTS, capture, levels_of, quiet
 from unias.inference.engines import import_runtime, output_names
 from unias.maps.detector import Detector
+from unias.systems.detector import SystemDetector
 
 OPSET = 20  # the first with GELU; ONNX Runtime reads it from 1.17 on
 
 
-def write_onnx(detector: Detector, pixels: str, home: Path) -> Path:
+def write_onnx(detector: Detector | SystemDetector, pixels: str, home: Path) -> Path:
     """graph.onnx in the folder, checked by ONNX's own checker. Gives its path back.
 
     Raises MissingError where onnx or onnxscript is not installed.
@@ -24,14 +24,13 @@ def write_onnx(detector: Detector, pixels: str, home: Path) -> Path:
     onnx = import_runtime("onnx", "exporting to ONNX or OpenVINO")
     import_runtime("onnxscript", "exporting to ONNX or OpenVINO")
     path = home / "graph.onnx"
-    levels = [level for level in LEVELS if level in detector.unias.levels]
     with quiet():
         exported = torch.onnx.export(
             capture(detector, pixels),
             dynamo=True,
             opset_version=OPSET,
             input_names=list(INPUTS),
-            output_names=list(output_names(levels)),
+            output_names=list(output_names(levels_of(detector))),
         )
         model = exported.model_proto  # type: ignore[union-attr]
     tidy(model)

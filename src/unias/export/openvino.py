@@ -9,9 +9,10 @@ from typing import Any
 from unias.export.onnx import write_onnx
 from unias.inference.engines import import_runtime, openvino_core
 from unias.maps.detector import Detector
+from unias.systems.detector import SystemDetector
 
 
-def to_openvino(detector: Detector, pixels: str) -> Any:
+def to_openvino(detector: Detector | SystemDetector, pixels: str) -> Any:
     """The float model in memory, constants folded (so that weights are seen as such).
 
     Raises MissingError where openvino, onnx or onnxscript is not installed.

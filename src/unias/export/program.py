@@ -7,9 +7,10 @@ from pathlib import Path
 from unias.export.graph import capture, quiet
 from unias.inference.pt2 import write_program
 from unias.maps.detector import Detector
+from unias.systems.detector import SystemDetector
 
 
-def write_torch(detector: Detector, pixels: str, home: Path) -> None:
+def write_torch(detector: Detector | SystemDetector, pixels: str, home: Path) -> None:
     """graph.pt2 in the folder."""
     program = capture(detector, pixels)
     for node in program.graph.nodes:

@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from unias.errors import DataError, UsageError
+from unias.errors import DataError, ExportError, UniasError, UsageError
+from unias.export.graph import levels_of
 from unias.export.onnx import write_onnx
 from unias.export.openvino import to_openvino, write_openvino
 from unias.export.photos import Photos, drawn_pictures, good_photos, spread, with_defects
@@ -105,13 +106,13 @@ def export_model(
         import_runtime(package, f"--to {to}{' --int8' if int8 else ''}")
     stored = load_model(source, torch.device("cpu"))
     trained = stored.detector
-    if isinstance(trained, SystemDetector):
-        raise UsageError(f"{source}: is a model of {trained.system.name}; so far UniAS's own models are exported.")
-    if not isinstance(trained, Detector):
+    if not isinstance(trained, (Detector, SystemDetector)):
         raise UsageError(f"{source}: is an export already. Export the trained model that it was made from.")
+    if int8 and isinstance(trained, SystemDetector):
+        raise UsageError(f"--int8: is for UniAS's own models, and {source} is of {trained.system.name}. Leave it out.")
     photos = _photos(stored, data, progress)
     kind = _pixels(pixels, stored, photos)
-    levels = trained.unias.levels
+    levels = levels_of(trained)
     with writing_folder(home) as temporary:
         progress.say(f"writing the graph for {to}")
         if int8:
@@ -123,7 +124,7 @@ def export_model(
             info, difference = ExportInfo(to, kind, levels, made.report, {}), made.difference
         else:
             _write(trained, to, kind, temporary)
-            info = ExportInfo(to, kind, levels)
+            info = ExportInfo(to, kind, levels, own_score=isinstance(trained, SystemDetector))
             progress.say(f"comparing it with the trained model on {len(photos)} photos ({photos.source})")
             difference = compare(trained, ExportedDetector(open_session(temporary, info), info), photos)
             require_equal(difference, str(home))
@@ -165,7 +166,23 @@ def _pixels(wish: str, stored: StoredModel, photos: Photos) -> str:
     return wish if wish != "auto" else "float32" if deep else "uint8"
 
 
-def _write(detector: Detector, to: str, pixels: str, home: Path) -> None:
+def _write(detector: Detector | SystemDetector, to: str, pixels: str, home: Path) -> None:
+    """Raises ExportError where a system holds something that a graph cannot."""
+    try:
+        _write_graph(detector, to, pixels, home)
+    except UniasError:
+        raise
+    except Exception as error:  # whatever exporters raise
+        if not isinstance(detector, SystemDetector):
+            raise
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise ExportError(
+            f"{detector.system.name} cannot be written as one graph for {to} ({lines[0][:200]}). Use the trained model itself: "
+            "predict, calibrate, serve and watch take it as it is; a system of your own may need a graph_form (docs/systems.md)."
+        ) from error
+
+
+def _write_graph(detector: Detector | SystemDetector, to: str, pixels: str, home: Path) -> None:
     if to == "onnx":
         write_onnx(detector, pixels, home)
     elif to == "openvino":

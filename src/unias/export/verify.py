@@ -15,6 +15,7 @@ from unias.errors import ExportError
 from unias.export.photos import Photos
 from unias.inference.engines import ExportedDetector, to_pixels
 from unias.maps.detector import Detector
+from unias.systems.detector import SystemDetector
 
 BATCHES = (1, 3, 8)  # every size that is tried, so that the number of photos is proven to be free
 FLOAT_LIMIT = 1e-4  # largest difference of any photo's map over the map's largest value
@@ -59,11 +60,21 @@ class Difference:
         return asdict(self)
 
 
-@torch.inference_mode()
-def maps_of(detector: Detector | ExportedDetector, photos: Photos, known: bool) -> tuple[NDArray[Any], NDArray[Any]]:
+def maps_of(
+    detector: Detector | SystemDetector | ExportedDetector, photos: Photos, known: bool
+) -> tuple[NDArray[Any], NDArray[Any]]:
     """(anomaly maps (n, S, S), product (n,), -1 = none that is known), in batches of 8 in turn with smaller ones."""
+    return answers_of(detector, photos, known)[:2]
+
+
+@torch.inference_mode()
+def answers_of(
+    detector: Detector | SystemDetector | ExportedDetector, photos: Photos, known: bool
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """The same and the scores (n,): the maps' highest values, or a system's own."""
     maps: list[NDArray[Any]] = []
     products: list[NDArray[Any]] = []
+    scores: list[NDArray[Any]] = []
     for start, stop in batches(len(photos)):
         images = torch.from_numpy(photos.images[start:stop]).to(detector.device)
         product = torch.from_numpy(photos.product[start:stop]).to(detector.device) if known else None
@@ -71,7 +82,8 @@ def maps_of(detector: Detector | ExportedDetector, photos: Photos, known: bool) 
         maps.append(given.anomaly_map.float().cpu().numpy())
         found = given.product if given.novelty is None else torch.where(given.novelty > 1, -1, given.product)
         products.append(found.cpu().numpy())
-    return np.concatenate(maps), np.concatenate(products)
+        scores.append(given.scores().float().cpu().numpy())
+    return np.concatenate(maps), np.concatenate(products), np.concatenate(scores)
 
 
 def batches(count: int) -> list[tuple[int, int]]:
@@ -82,16 +94,16 @@ def batches(count: int) -> list[tuple[int, int]]:
     return list(itertools.pairwise(edges))
 
 
-def compare(trained: Detector, exported: ExportedDetector, photos: Photos) -> Difference:
+def compare(trained: Detector | SystemDetector, exported: ExportedDetector, photos: Photos) -> Difference:
     """Both on the same photos: products found by each itself, maps by the products that are known (or were found)."""
-    own, found = maps_of(trained, photos, known=False)
-    theirs, found_theirs = maps_of(exported, photos, known=False)
+    own, found, own_scores = answers_of(trained, photos, known=False)
+    theirs, found_theirs, their_scores = answers_of(exported, photos, known=False)
     if (photos.product >= 0).all():
-        own, _ = maps_of(trained, photos, known=True)
-        theirs, _ = maps_of(exported, photos, known=True)
+        own, _, own_scores = answers_of(trained, photos, known=True)
+        theirs, _, their_scores = answers_of(exported, photos, known=True)
     _check_outputs(exported, photos, theirs.shape)
     apart = np.abs(own.astype(np.float64) - theirs)
-    top, score = own.max(axis=(1, 2)), np.abs(own.max(axis=(1, 2)) - theirs.max(axis=(1, 2)))
+    top, score = own.max(axis=(1, 2)), np.abs(own_scores.astype(np.float64) - their_scores)
     floor = max(float(top.max()) * 1e-6, 1e-12)
     groups = photos.product if (photos.product >= 0).all() else found
     return Difference(
@@ -99,7 +111,7 @@ def compare(trained: Detector, exported: ExportedDetector, photos: Photos) -> Di
         source=photos.source,
         largest=float((apart.max(axis=(1, 2)) / np.maximum(top, floor)).max()),
         mean=float(apart.mean() / max(float(own.mean()), 1e-12)),
-        score=float((score / np.maximum(top, floor)).max()),
+        score=float((score / np.maximum(own_scores, floor)).max()),
         products=int((found != found_theirs).sum()),
         precision=(drawn_precision(own, photos.masks, groups), drawn_precision(theirs, photos.masks, groups)),
     )
@@ -130,13 +142,21 @@ def require_equal(difference: Difference, name: str, limit: float = FLOAT_LIMIT)
             f"{name}: maps differ from the trained model's by {difference.largest:.2g} of their largest value, {limit:g} is "
             "allowed. The export was not kept; please report it with the versions of torch and of the runtime."
         )
+    if not difference.score <= limit:
+        raise ExportError(
+            f"{name}: scores differ from the trained model's by {difference.score:.2g} of their value, {limit:g} is "
+            "allowed. The export was not kept; please report it with the versions of torch and of the runtime."
+        )
 
 
 def _check_outputs(exported: ExportedDetector, photos: Photos, shape: Sequence[int]) -> None:
-    """The graph's own score is its map's highest value, and its level maps are there at half the size."""
+    """The graph's score is its map's highest value, unless it is the system's own (which is compared), and its level maps are
+    there at half the size."""
     few = photos.images[:2]
     given = exported.session(to_pixels(torch.from_numpy(few), exported.info.pixels), np.full(len(few), -1))
-    if not np.allclose(given["raw_score"], given["anomaly_map"].max(axis=(1, 2)), rtol=1e-6):
+    if not exported.info.own_score and not np.allclose(
+        given["raw_score"], given["anomaly_map"].max(axis=(1, 2)), rtol=1e-6
+    ):
         raise ExportError("the graph's raw_score is not the highest value of its anomaly_map. It was not kept.")
     if given["novelty"].shape != (len(few),) or not (given["novelty"] >= 0).all():
         raise ExportError("the graph's novelty is not one number a photo from 0 up. It was not kept.")

@@ -1,8 +1,8 @@
 """Exported models at work: a graph that ``unias export`` wrote, run by its own runtime, in the place of the trained detector.
 
 A graph takes ``pixels`` (N, S, S, 3), uint8, or float32 in [0, 1], and ``product`` (N,) int64, -1 = not known. It gives
-``product_index`` (N,), ``anomaly_map`` (N, S, S), ``raw_score`` (N,) = the map's maximum, ``novelty`` (N,) and ``level_k``
-(N, S/2, S/2) for each of its levels.
+``product_index`` (N,), ``anomaly_map`` (N, S, S), ``raw_score`` (N,), ``novelty`` (N,) and ``level_k`` (N, S/2, S/2) for each of
+its levels. ``raw_score`` is the map's maximum; of systems beside UniAS it is their own score, and they have no levels.
 Runtimes are imported when a model of their kind is opened, and run on the processor with torch's number of threads.
 """
 
@@ -45,6 +45,7 @@ class ExportInfo:
         levels: the level maps it gives, coarse to fine.
         int8: which layers compute in 8 bits, which stayed in float and why; empty for a float export.
         check: how it was compared with the trained model, and what came of it.
+        own_score: whether ``raw_score`` is the system's own score and not the map's maximum.
     """
 
     engine: str
@@ -52,12 +53,20 @@ class ExportInfo:
     levels: tuple[int, ...]
     int8: dict[str, Any] = field(default_factory=dict)
     check: dict[str, Any] = field(default_factory=dict)
+    own_score: bool = False
 
 
 def read_info(home: Path) -> ExportInfo:
     """Raises DataError for an engine or a kind of pixels that this version does not know."""
     content = json.loads((home / INFO_FILE).read_text(encoding="utf-8"))
-    info = ExportInfo(content["engine"], content["pixels"], tuple(content["levels"]), content["int8"], content["check"])
+    info = ExportInfo(
+        content["engine"],
+        content["pixels"],
+        tuple(content["levels"]),
+        content["int8"],
+        content["check"],
+        content.get("own_score", False),
+    )
     if info.engine not in ENGINES or info.pixels not in PIXELS:
         raise DataError(
             f"{home / INFO_FILE}: an export of the kind {info.engine!r} with pixels {info.pixels!r}, which this unias does "
@@ -91,7 +100,8 @@ class ExportedDetector:
         levels = {level: torch.from_numpy(given[f"level_{level}"]) for level in self.info.levels}
         novelty = torch.from_numpy(given["novelty"]) if product is None else None
         anomaly_map = torch.from_numpy(given["anomaly_map"])
-        return Maps(torch.from_numpy(given["product_index"]), anomaly_map, levels, novelty=novelty)
+        score = torch.from_numpy(given["raw_score"]) if self.info.own_score else None
+        return Maps(torch.from_numpy(given["product_index"]), anomaly_map, levels, score, novelty)
 
 
 def to_pixels(images: Tensor, kind: str) -> NDArray[Any]:

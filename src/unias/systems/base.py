@@ -80,6 +80,7 @@ class System(nn.Module):
         half_in_use: False where the nearest of many is looked for, which half precision gets wrong.
         least_steps: with fewer a warning is given.
         clip: largest total L2 norm of the gradient; None = as it comes.
+        in_graph: whether this is a copy that is being exported (``graph_form``).
     """
 
     name: ClassVar[str]
@@ -91,6 +92,7 @@ class System(nn.Module):
     least_steps: ClassVar[int] = 0
     Settings: ClassVar[type]
     clip: float | None = None
+    in_graph: bool = False
 
     def __init__(self, settings: Any, parts: Parts) -> None:
         super().__init__()
@@ -123,6 +125,12 @@ class System(nn.Module):
     def find(self, seen: Seen) -> Found:
         """Maps and scores of photos in use."""
         raise NotImplementedError
+
+    def graph_form(self) -> None:
+        """Make ready for an export, in a copy: ``find`` must then come to the same without Python that depends on the photos
+        (loops over them, ``tolist``) and without operators that runtimes lack. What needs more than ``in_graph`` extends it.
+        """
+        self.in_graph = True
 
     # Trained by gradients.
 
@@ -209,6 +217,27 @@ def shrunk(images: Tensor, side: int) -> Tensor:
     if not side or side == images.shape[-1]:
         return images
     return F.interpolate(images, size=(side, side), mode="bilinear", align_corners=False, antialias=True)
+
+
+def shrinking(size: int, side: int) -> Tensor:
+    """(side, size): what ``shrunk`` does to one axis, as a matrix."""
+    eye = torch.eye(size)[None, None]
+    return F.interpolate(eye, size=(side, size), mode="bilinear", align_corners=False, antialias=True)[0, 0]
+
+
+class Shrink(nn.Module):
+    """``shrunk`` by two matrix products, to rounding: OpenVINO has no antialiased resizing that is the same."""
+
+    matrix: Tensor
+
+    def __init__(self, size: int, side: int) -> None:
+        super().__init__()
+        self.register_buffer("matrix", shrinking(size, side), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, C, S, S) -> (N, C, side, side)."""
+        out: Tensor = self.matrix @ images @ self.matrix.T
+        return out
 
 
 def config_of(

@@ -22,6 +22,7 @@ from unias.systems.base import (
     Found,
     Parts,
     Seen,
+    Shrink,
     System,
     at_least,
     check_side,
@@ -183,6 +184,11 @@ class DeSTSegSystem(System):
         first = float(self.settings.first)
         return first + (1 - first) * seconds[True] / seconds[False]
 
+    def graph_form(self) -> None:
+        super().graph_form()
+        size, side = self.parts.size, self.settings.side
+        self.shrink = Shrink(size, side) if side and side != size else nn.Identity()
+
     def find(self, seen: Seen) -> Found:
         images = self._normal(seen.images)
         _, logit = self.net.segment(self.net.taught(images), self.net.student(images))
@@ -192,5 +198,5 @@ class DeSTSegSystem(System):
 
     def _normal(self, images: Tensor) -> Tensor:
         backbone = self.parts.backbone
-        images = shrunk(images, self.settings.side)
+        images = self.shrink(images) if self.in_graph else shrunk(images, self.settings.side)
         return ((images - backbone.mean) / backbone.std).contiguous(memory_format=torch.channels_last)

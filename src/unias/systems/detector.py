@@ -50,9 +50,13 @@ class SystemDetector(nn.Module):
             features = self.backbone(images)
         if product is None:
             product, novelty = self.statistics.recognise(pool(features))
-        found = self._find(Seen(images, features, product))
-        scale = self.map_scale[product][:, None, None]
-        return Maps(product, found.anomaly_map.float() * scale, {}, found.score.float(), novelty)
+        return self.judge(Seen(images, features, product), novelty)
+
+    def judge(self, seen: Seen, novelty: Tensor | None = None) -> Maps:
+        """The same of photos whose product is known, or has been recognised."""
+        found = self._find(seen)
+        scale = self.map_scale[seen.product][:, None, None]
+        return Maps(seen.product, found.anomaly_map.float() * scale, {}, found.score.float(), novelty)
 
     def _find(self, seen: Seen) -> Found:
         if self.compute_type is None or not self.system.half_in_use:

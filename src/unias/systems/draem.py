@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from unias.config import Config
 from unias.errors import UsageError
-from unias.systems.base import Found, Parts, Seen, System, at_least, check_side, config_of, shrunk
+from unias.systems.base import Found, Parts, Seen, Shrink, System, at_least, check_side, config_of, shrunk
 from unias.systems.corruption import SometimesCorrupted, Textures
 from unias.systems.from_anomalib import draem_nets, require_anomalib
 from unias.training.batches import Batch
@@ -115,8 +115,12 @@ class DRAEMSystem(System):
             "focal": focal_loss(logits.softmax(dim=1), mask),
         }
 
+    def graph_form(self) -> None:
+        super().graph_form()
+        self.shrink = Shrink(self.parts.size, self.side) if self.side != self.parts.size else nn.Identity()
+
     def find(self, seen: Seen) -> Found:
-        _, logits = self._both(shrunk(seen.images, self.side))
+        _, logits = self._both(self.shrink(seen.images) if self.in_graph else shrunk(seen.images, self.side))
         own = logits.float().softmax(dim=1)[:, 1:]
         size = self.parts.size
         maps = own if self.side == size else F.interpolate(own, size=(size, size), mode="bilinear", align_corners=False)

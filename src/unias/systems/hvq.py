@@ -97,6 +97,10 @@ class HVQSystem(System):
     def loss(self, output: Any, batch: Batch) -> dict[str, Tensor]:
         return {"loss": output.loss()}
 
+    def graph_form(self) -> None:
+        super().graph_form()
+        self.net.graph_form()
+
     def find(self, seen: Seen) -> Found:
         output: HVQOutput = self.net(self.scaled(seen.features), seen.product)
         maps = enlarged(HVQOutput(*(part.float() for part in output)).map(self.settings.transport), self.parts.size)

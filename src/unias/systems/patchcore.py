@@ -99,6 +99,10 @@ class PatchCoreSystem(System):
             )
         return {"most": len(self.memory.bank)}
 
+    def graph_form(self) -> None:
+        super().graph_form()
+        self.memory.in_graph = True
+
     def find(self, seen: Seen) -> Found:
         distances = self.memory(self.embed(dict(seen.features)))
         return Found(anomaly_map(distances, self.parts.size, self.settings.sigma), image_score(distances))

@@ -12,7 +12,7 @@ Legend: N photos, C channels, g x g the grid, T = g * g tokens, D encoder width,
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -100,6 +100,10 @@ class HVQTrans(nn.Module):
         start: "ones", or "authors" (see the head of the file).
     """
 
+    in_graph = False
+    head_weights: Tensor
+    head_biases: Tensor
+
     def __init__(
         self,
         channels: int,
@@ -128,6 +132,8 @@ class HVQTrans(nn.Module):
 
     def forward(self, features: Mapping[int, Tensor], product: Tensor) -> HVQOutput:
         """features {level: (N, C_k, H_k, W_k)}, product (N,) int64. In training mode the codes of each photo's product move."""
+        if self.in_graph:
+            return self._without_loops(features, product)
         clean = aligned(features, self.grid)
         chosen = product.tolist()
         states = self.encode(clean)
@@ -136,6 +142,44 @@ class HVQTrans(nn.Module):
         reconstruction = torch.stack([self.heads[p](tokens) for p, tokens in zip(chosen, out, strict=True)])
         commitment = torch.stack([level.commitment for level in levels]).sum(dim=0)
         return HVQOutput(clean, to_map(reconstruction, self.grid), commitment, self._transport(finest, chosen))
+
+    def graph_form(self) -> None:
+        """Keep all products' codes and heads in one tensor each, so that photos need no loop; for a copy that is exported."""
+        every: Any = self.codebooks
+        for level, books in enumerate(every):
+            codes = [book.codes for book in books]
+            self.register_buffer(f"codes_{level}", torch.stack(codes), persistent=False)
+        heads: list[nn.Linear] = list(self.heads)  # type: ignore[arg-type]
+        self.register_buffer("head_weights", torch.stack([head.weight.detach() for head in heads]), persistent=False)
+        self.register_buffer("head_biases", torch.stack([head.bias.detach() for head in heads]), persistent=False)
+        self.in_graph = True
+
+    def _without_loops(self, features: Mapping[int, Tensor], product: Tensor) -> HVQOutput:
+        """``forward`` in use, of all photos at once; commitment, which training alone needs, is 0."""
+        clean = aligned(features, self.grid)
+        states = self.encode(clean)
+        top = self._nearest_codes(TOP, states[TOP], product)
+        pairs = [torch.cat([states[level], top], dim=2) for level in range(TOP)]
+        out = self.decode([*(self._nearest_codes(level, pairs[level], product) for level in range(TOP)), top])
+        reconstruction = out @ self.head_weights[product].mT + self.head_biases[product][:, None]
+        codes = self._codes(0, product)
+        away = 1 - F.normalize(pairs[0], dim=2) @ F.normalize(codes, dim=2).mT
+        cost = (away * (pairs[0] @ codes.mT / codes.shape[1]).softmax(dim=2)).sum(dim=2)
+        transport = cost.reshape(-1, self.grid, self.grid)
+        return HVQOutput(clean, to_map(reconstruction, self.grid), clean.new_zeros(clean.shape[0]), transport)
+
+    def _codes(self, level: int, product: Tensor) -> Tensor:
+        """Each photo's codebook: (N, K, width)."""
+        codes: Tensor = getattr(self, f"codes_{level}")[product]
+        return codes
+
+    def _nearest_codes(self, level: int, tokens: Tensor, product: Tensor) -> Tensor:
+        """(N, T, width) -> the same, quantised as ``_level`` does."""
+        codes = self._codes(level, product)
+        lengths = codes.square().sum(dim=2)[:, None]
+        apart = tokens.square().sum(dim=2, keepdim=True) - 2 * tokens @ codes.mT + lengths
+        index = apart.argmin(dim=2, keepdim=True).expand(-1, -1, tokens.shape[2])
+        return tokens + (codes.gather(1, index) - tokens)
 
     def encode(self, clean: Tensor) -> list[Tensor]:
         """e_0 .. e_4, (N, T, D) each."""

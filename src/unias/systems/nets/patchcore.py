@@ -85,6 +85,7 @@ class PatchCore(nn.Module):
     """
 
     bank: Tensor
+    in_graph = False  # whether this is a copy that is being exported
 
     def __init__(self, ratio: float = 0.1, most: int | None = None) -> None:
         super().__init__()
@@ -115,9 +116,22 @@ class PatchCore(nn.Module):
     def nearest(self, vectors: Tensor, chunk: int = 1024) -> tuple[Tensor, Tensor]:
         """(M, D) -> squared Euclidean distances (M,) and which code (M,). Differences are squared for the one found, so that
         a patch that is in the bank is at distance 0."""
+        if self.in_graph:
+            index = self._by_parts_of_the_bank(vectors)
+            return (vectors - self.bank[index]).square().sum(dim=1), index
         lengths = self.bank.square().sum(dim=1)
         index = torch.cat([(lengths - 2 * part @ self.bank.T).argmin(dim=1) for part in torch.split(vectors, chunk)])
         return (vectors - self.bank[index]).square().sum(dim=1), index
+
+    def _by_parts_of_the_bank(self, vectors: Tensor, chunk: int = 2048) -> Tensor:
+        """Which code is nearest (M,), the bank taken in parts and not the patches, whose number a graph leaves open."""
+        parts = torch.split(self.bank, chunk)
+        found = [(part.square().sum(dim=1) - 2 * vectors @ part.T).min(dim=1) for part in parts]
+        lowest, which = found[0]
+        for number, (apart, index) in enumerate(found[1:], 1):
+            nearer = apart < lowest
+            lowest, which = torch.where(nearer, apart, lowest), torch.where(nearer, index + number * chunk, which)
+        return which
 
     def forward(self, vectors: Tensor) -> Tensor:
         """(N, g, g, D) -> (N, g, g), squared distances."""

@@ -28,7 +28,7 @@ def to_tokens(maps: Tensor) -> Tensor:
 
 def to_map(tokens: Tensor, grid: int) -> Tensor:
     """(N, T, C) -> (N, C, g, g)."""
-    return tokens.transpose(1, 2).reshape(len(tokens), -1, grid, grid)
+    return tokens.transpose(1, 2).reshape(tokens.shape[0], -1, grid, grid)
 
 
 def euclidean(reconstruction: Tensor, clean: Tensor) -> Tensor:
