@@ -195,12 +195,13 @@ def test_watcher_that_ends_is_an_error(tmp_path: Path, good: Path) -> None:
 
 
 @pytest.mark.slow
-def test_one_run(model_folder: Path, tiny_data: Path, tmp_path: Path, cli: Any) -> None:
-    """Real exports, a real server, a real watcher."""
+def test_one_run(retrain: Any, configs: Any, tiny_data: Path, tmp_path: Path, cli: Any) -> None:
+    """Real exports (of two levels, which takes half the time), a real server, a real watcher."""
     for package in ("onnxscript", "onnxruntime", "openvino", "fastapi"):
         pytest.importorskip(package)
     words = ("--photos", "6", "--threads", "1", "--json", "-q")
-    answer = cli("bench", "agree", model_folder, tiny_data, "-o", tmp_path, *words)
+    folder = retrain("model", config=configs["small"]).folder
+    answer = cli("bench", "agree", folder, tiny_data, "-o", tmp_path / "out", *words)
     assert answer.code == 0, answer.err
     document = json.loads(answer.out)
     assert [one["met"] for one in document["bars"]] == [True] * 8

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny_systems import TINY, needs_anomalib
 
 import unias
 from unias.config import load_config
@@ -24,15 +25,6 @@ from unias.systems.registry import BUILT_IN, find, names, register, title
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-SMALL: dict[str, dict[str, Any]] = {
-    "patchcore": {"most": 50},
-    "draem": {"reconstructive": 4, "discriminative": 4, "side": 64},
-    "destseg": {"width": 8, "side": 64, "first": 0.5},
-    "rd4ad": {"width": 8, "depth": 1},
-    "uniad": {"width": 32, "ffn": 32, "layers": 1, "window": 3},
-    "hvq": {"width": 32, "ffn": 32, "codes": 8},
-}
-needs_anomalib = pytest.mark.skipif(importlib.util.find_spec("anomalib") is None, reason="needs unias[bench]")
 MARKS = {"draem": [needs_anomalib, pytest.mark.slow], "destseg": [pytest.mark.slow], "hvq": [pytest.mark.slow]}
 EVERY = [pytest.param(name, marks=MARKS.get(name, [])) for name in BUILT_IN]
 Fit = Callable[..., tuple[Path, unias.Model]]
@@ -48,7 +40,7 @@ def _schedules_from_the_second_step(monkeypatch: pytest.MonkeyPatch) -> None:
 def fit(tiny_data: Path, tmp_path: Path) -> Fit:
     def run(system: str, folder: str = "model", **wishes: Any) -> tuple[Path, unias.Model]:
         steps = 6 if find(system).by_gradient else None
-        wishes = {"steps": steps, "size": 128, "backbone": "tf_efficientnet_lite0", "settings": SMALL[system], **wishes}
+        wishes = {"steps": steps, "size": 128, "backbone": "tf_efficientnet_lite0", "settings": TINY[system], **wishes}
         return tmp_path / folder, unias.train(tiny_data, tmp_path / folder, system=system, threads=1, **wishes)
 
     return run
@@ -73,7 +65,7 @@ def test_trained_stored_and_read_back(system: str, fit: Fit, photo: Path, tmp_pa
     assert one.ok == (not one.model_mask.any()) == (one.raw_score <= one.cut)
     assert not one.model_mask.any() or one.model_map[one.model_mask].max() == one.model_map.max()
     settings = load_config(folder / "config.yaml").settings
-    assert settings == {**find(system).presets()["small"].settings, **SMALL[system]}
+    assert settings == {**find(system).presets()["small"].settings, **TINY[system]}
     assert model.record["system"] == system
     assert f"# {title(system)} model" in (folder / "card.md").read_text(encoding="utf-8")
     document = unias.evaluate(again, tiny_data, tmp_path / "report")
@@ -161,7 +153,7 @@ def test_destseg_trains_one_net_at_a_time(fit: Fit) -> None:
     """Until the first stage's share of the steps the segmentation stays as it began, from there on the student."""
 
     def stored(folder: str, steps: int, first: float) -> dict[str, torch.Tensor]:
-        settings = {**SMALL["destseg"], "first": first}
+        settings = {**TINY["destseg"], "first": first}
         return load_file(fit("destseg", folder, steps=steps, settings=settings)[0] / "model.safetensors")
 
     short, other, longer = stored("short", 2, 0.9), stored("other", 4, 0.5), stored("longer", 8, 0.25)
@@ -275,19 +267,12 @@ def test_missing_extra_says_what_to_install(fit: Fit, monkeypatch: pytest.Monkey
 )
 def test_bad_settings_are_one_line(system: str, settings: dict[str, Any], told: str, fit: Fit) -> None:
     with pytest.raises(UsageError, match=told):
-        fit(system, settings={**SMALL[system], **settings})
+        fit(system, settings={**TINY[system], **settings})
 
 
 def test_backbone_that_does_not_fit_is_one_line(fit: Fit) -> None:
     with pytest.raises(UsageError, match="embedding: mean"):
         fit("patchcore", settings={"embedding": "authors"})
-
-
-def test_export_says_that_it_is_for_unias(fit: Fit, cli: Any, tmp_path: Path) -> None:
-    folder, _ = fit("patchcore")
-    answer = cli("export", folder, "--to", "torch", "-o", tmp_path / "out")
-    assert answer.code == 2
-    assert "patchcore" in answer.err
 
 
 def test_names_that_are_taken() -> None:
@@ -316,4 +301,4 @@ def test_paper_presets_are_the_published_ones() -> None:
     assert published["uniad"] == (224, 8, 1e-4)
     assert published["hvq"] == (224, 16, 1e-4)
     assert configs["patchcore"].size == 224
-    assert json.dumps(sorted(BUILT_IN)) == json.dumps(sorted(SMALL))
+    assert json.dumps(sorted(BUILT_IN)) == json.dumps(sorted(TINY))

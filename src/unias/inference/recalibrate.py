@@ -26,7 +26,7 @@ from unias.inference.predictor import Model, score_of
 from unias.inference.products import ProductInfo
 from unias.inference.sources import each_photo
 from unias.progress import Progress
-from unias.systems.detector import SystemDetector
+from unias.systems.registry import UNIAS
 
 ADDED = "added/"  # how keys of photos that people added begin; the rest is their sha256
 BATCH = 8
@@ -196,7 +196,7 @@ def _same(one: NDArray[np.bool_] | None, other: NDArray[np.bool_] | None) -> boo
 
 def _scored_anew(model: Model, place: int, info: ProductInfo, data: Path | None, progress: Progress) -> ProductInfo:
     """The held-out photos ranked again, by the new area and zone."""
-    if isinstance(model.detector, SystemDetector):
+    if model.config.system != UNIAS:  # exports of them have the score too
         progress.say(f"{info.name}: judged by its map from now on, not by the score of {model.config.system}")
     if info.folded:
         raise UsageError(
