@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import http.server
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,7 @@ import numpy as np
 import pytest
 
 from unias.bench import agree
-from unias.bench.agree import Given, chosen, compared, distance, map_difference, run_agree, watched
+from unias.bench.agree import Given, chosen, compared, distance, map_difference, run_agree, served, watched
 from unias.bench.agree_page import agree_bars, agree_page
 from unias.data.layouts import Sample, scan
 from unias.errors import ExportError, MissingError, UniasError, UsageError
@@ -192,6 +195,30 @@ def test_watcher_that_ends_is_an_error(tmp_path: Path, good: Path) -> None:
     answer = watched(tmp_path / "no model", tmp_path, threads=1)
     with pytest.raises(UniasError, match="ended early"):
         answer([dataclasses.replace(samples(1)[0], path=good)], lambda count=1, note="": None)
+
+
+def test_server_that_refuses_a_photo_is_an_error(good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Refusing(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            body = b'{"error": "the server is busy", "hint": "wait"}'
+            self.send_response(429)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        address = contextlib.nullcontext(("127.0.0.1", server.server_address[1]))
+        monkeypatch.setattr(agree, "running_server", lambda *_: address)
+        with pytest.raises(UniasError, match=rf"{good.name} with 429: the server is busy"):
+            served(Path("model"), 1)([dataclasses.replace(samples(1)[0], path=good)], lambda count=1, note="": None)
+        server.shutdown()
+        thread.join()
 
 
 @pytest.mark.slow
