@@ -21,6 +21,7 @@ from unias.studio.workspace import EXPORTS, MODELS, PHOTOS, Workspace, read_json
 Wishes = dict[str, Any]
 Outcome = dict[str, Any]
 SETTINGS = "settings.yaml"
+NOTE = "studio.json"  # in an export: of which model it is
 
 
 class CommandError(UniasError):
@@ -77,7 +78,7 @@ def export(workspace: Workspace, home: Path, wishes: Wishes, progress: Progress)
     if any((workspace / PHOTOS).iterdir()):
         arguments += ["--data", str(workspace / PHOTOS)]
     run_command(home, [*arguments, *(["--int8"] if wishes.get("int8") else [])])
-    write_json(made.parent / "studio.json", {"model": model.name, "to": wishes["to"], "int8": bool(wishes.get("int8"))})
+    write_json(made / NOTE, {"model": model.name, "to": wishes["to"], "int8": bool(wishes.get("int8"))})
     move(made, target)
     return {"name": target.name, "model": model.name, "to": wishes["to"]}
 
