@@ -55,13 +55,15 @@ def place_of(name: str, product: str = "", kind: str = "") -> PurePosixPath | No
 
     Raises Refusal 422 for a name that is no photo's or leads out of its folder.
     """
-    *above, file = [part for part in PurePosixPath(name.replace("\\", "/")).parts if part not in ("/", ".")]  or [""]
+    *above, file = [part for part in PurePosixPath(name.replace("\\", "/")).parts if part not in ("/", ".")] or [""]
     if any(part == ".." for part in (*above, file)):
         raise Refusal(422, "name", f"{name[:200]!r} leads out of its folder.", "Drop the folder itself.")
     if any(part.startswith((".", "~$")) or part.casefold() in SKIPPED for part in (*above, file)):
         return None
     if PurePosixPath(file).suffix.casefold() not in SUFFIXES:
-        raise Refusal(415, "format", f"{file[:80]!r} is no photo by its name.", f"Photos end in {', '.join(sorted(SUFFIXES))}.")
+        raise Refusal(
+            415, "format", f"{file[:80]!r} is no photo by its name.", f"Photos end in {', '.join(sorted(SUFFIXES))}."
+        )
     file = clean(file)
     if kind == "new":
         return PurePosixPath(NEW, *(clean(part) for part in above), file)
@@ -112,7 +114,9 @@ def _visa(above: list[str]) -> tuple[list[str], str] | None:
 def _product(name: str) -> str:
     found = clean(name or "product")
     if found.casefold() in NOT_PRODUCTS:
-        raise Refusal(422, "product", f"{found!r} is no name for a product.", "Say what the photos show, such as screw.")
+        raise Refusal(
+            422, "product", f"{found!r} is no name for a product.", "Say what the photos show, such as screw."
+        )
     return found
 
 

@@ -289,7 +289,9 @@ class Jobs:
 
     def _get(self, number: str) -> Job:
         if number not in self._jobs:
-            raise Refusal(404, "missing", f"there is no job {number[:80]!r}.", "Reload the page: it lists what is there.")
+            raise Refusal(
+                404, "missing", f"there is no job {number[:80]!r}.", "Reload the page: it lists what is there."
+            )
         return self._jobs[number]
 
     def _found(self) -> list[Job]:

@@ -133,7 +133,9 @@ class Shelf:
         info = self.info(name, product)
         count = len(info.held_out_scores)
         if not 1 <= rank <= count:
-            raise Refusal(422, "parameters", f"k: {rank} is not 1 to {count}, the held-out photos of {product}.", "Choose one.")
+            raise Refusal(
+                422, "parameters", f"k: {rank} is not 1 to {count}, the held-out photos of {product}.", "Choose one."
+            )
         wish = rank / (count + 1)
 
         def move(model: Model) -> tuple[ProductInfo, ...]:
@@ -150,7 +152,9 @@ class Shelf:
             self._results.clear()
             rewrite_products(self.workspace.existing(MODELS, name), products)
         pairs = [(one, other) for one, other in zip(old, products, strict=True) if product in ("", one.name)]
-        views = [{"product": one.name, "before": cut_view(one.cut), "after": cut_view(other.cut)} for one, other in pairs]
+        views = [
+            {"product": one.name, "before": cut_view(one.cut), "after": cut_view(other.cut)} for one, other in pairs
+        ]
         return views[0] if product else {"products": views}
 
     def result(self, name: str, number: str) -> Result:

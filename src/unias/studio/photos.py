@@ -105,7 +105,9 @@ class Photos:
             row["sizes"] = [[*size, count] for size, count in sizes.get(name, Counter()).most_common()]
             row["warnings"] = [line for line in warnings if f"{os.sep}{name}{os.sep}" in line]
             if row["good"] < FEW:
-                row["warnings"].append(f"{row['good']} good photos; {FEW} at the least are wanted, 100 and more are better.")
+                row["warnings"].append(
+                    f"{row['good']} good photos; {FEW} at the least are wanted, 100 and more are better."
+                )
         return {
             "products": [products[name] for name in sorted(products)],
             "photos_new": new,
@@ -180,7 +182,9 @@ class Photos:
     def move(self, numbers: Iterable[str], product: str, kind: str) -> list[str]:
         """To another product or kind; their new ids. Masks go along to another kind of defect, else they are taken out."""
         if not kind or (kind != "new" and not product):
-            raise Refusal(422, "parameters", "product and kind: both are needed.", "kind is good, test_good, new or a defect.")
+            raise Refusal(
+                422, "parameters", "product and kind: both are needed.", "kind is good, test_good, new or a defect."
+            )
         moves = []
         for path in [self.workspace.photo(number) for number in numbers]:
             below = place_of(path.name, product, kind)

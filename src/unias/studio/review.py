@@ -6,6 +6,7 @@ FOLDER/reviews.jsonl: {"id", "label", "model", "time", "stamp"}, one line each t
 from __future__ import annotations
 
 import json
+import math
 import threading
 import time
 from collections.abc import Sequence
@@ -56,7 +57,9 @@ class Reviews:
             with self._lock, open(self.workspace / FILE, "a", encoding="utf-8", newline="\n") as file:
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
         except OSError as error:
-            raise DataError(f"{self.workspace / FILE}: cannot be written ({error.strerror}). Free some space.") from error
+            raise DataError(
+                f"{self.workspace / FILE}: cannot be written ({error.strerror}). Free some space."
+            ) from error
         return {"id": number, "label": label}
 
     def borderline(self, name: str, product: str) -> list[dict[str, Any]]:
@@ -77,17 +80,21 @@ class Reviews:
         good, defect, left_out = self._by_product(name, [info.name for info in infos], product)
         if not good and not defect:
             raise Refusal(
-                422, "nothing", "no photo was reviewed yet.", 'Say "good" or "defect" of some photos near the cut first.'
+                422,
+                "nothing",
+                "no photo was reviewed yet.",
+                'Say "good" or "defect" of some photos near the cut first.',
             )
+
+        scores = {row["id"]: float(row["score"]) for row in self.shelf.judged_views(name)}
 
         def move(model: Model) -> tuple[list[ProductInfo], list[Price]]:
             moved, prices = list(model.products), []
             for place, info in enumerate(model.products):
                 mine, missed = good.get(info.name, []), defect.get(info.name, [])
+                missed = [path for path in missed if not _counted(info, scores.get(self.workspace.id_of(path)))]
                 if mine or missed:
-                    products, found, _ = recalibrate(
-                        model, good=mine or None, missed=missed or None, product=info.name
-                    )
+                    products, found, _ = recalibrate(model, good=mine or None, missed=missed or None, product=info.name)
                     moved[place] = products[place]
                     prices += found
             return moved, prices
@@ -114,6 +121,11 @@ class Reviews:
             elif product in ("", own):
                 (good if label == "good" else defect).setdefault(own, []).append(self.workspace.photo(number))
         return good, defect, left_out
+
+
+def _counted(info: ProductInfo, score: float | None) -> bool:
+    """Whether a missed defect pulled the cut before: its score stands among the model's."""
+    return score is not None and any(math.isclose(score, one, rel_tol=1e-5) for one in info.missed_scores)
 
 
 def _price(price: Price) -> dict[str, Any]:

@@ -25,7 +25,9 @@ from unias.serve.refusals import Refusal
 from unias.studio.processes import Process
 
 PHOTOS, NEW, MODELS, EXPORTS, JOBS, JUDGED, REMOVED = "photos", "new", "models", "exports", "jobs", "judged", "removed"
-NAME = re.compile(r"[\w][\w .+-]{0,62}[\w]|[\w]")  # of models and exports: letters of any script, digits, and a few signs
+NAME = re.compile(
+    r"[\w][\w .+-]{0,62}[\w]|[\w]"
+)  # of models and exports: letters of any script, digits, and a few signs
 LOCK = ".studio.json"
 
 
@@ -65,7 +67,10 @@ class Workspace:
         """The folder of a model or export. Raises Refusal 422 for a name that is none."""
         if not NAME.fullmatch(name) or name.startswith("."):
             raise Refusal(
-                422, "name", f"{name[:80]!r} is no name for a folder.", "Use letters, digits, spaces and dashes, at most 64."
+                422,
+                "name",
+                f"{name[:80]!r} is no name for a folder.",
+                "Use letters, digits, spaces and dashes, at most 64.",
             )
         return self.root / kind / name
 
@@ -99,7 +104,9 @@ class Workspace:
 
 
 def _no_photo(number: str) -> Refusal:
-    return Refusal(404, "missing", f"{number[:200]!r} is no photo of this studio.", "Reload the page: it lists what is there.")
+    return Refusal(
+        404, "missing", f"{number[:200]!r} is no photo of this studio.", "Reload the page: it lists what is there."
+    )
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -136,7 +136,9 @@ def main(folder: str) -> int:
         write_json(home / OUTCOME, {"state": "failed", "message": str(error)})
         return 1
     except BaseException as error:
-        write_json(home / OUTCOME, {"state": "failed", "message": f"{type(error).__name__}: {error}. The log says more."})
+        write_json(
+            home / OUTCOME, {"state": "failed", "message": f"{type(error).__name__}: {error}. The log says more."}
+        )
         raise
     write_json(home / OUTCOME, {"state": "done", "message": "", "result": result})
     return 0
