@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.requests import cookie_parser
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from unias.serve.auth import Guard
 from unias.serve.refusals import Refusal
@@ -69,8 +69,7 @@ class Sealed:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Headers are added to what has none of that name."""
 
-        async def with_headers(message: dict[str, object] | object) -> None:
-            assert isinstance(message, dict)
+        async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 given = list(message.get("headers") or [])
                 names = {name.lower() for name, _ in given}

@@ -71,7 +71,7 @@ def place_of(name: str, product: str = "", kind: str = "") -> PurePosixPath | No
     if below is not None:
         folders, own = below
         return PurePosixPath(PHOTOS, _product(own or product), *(clean(part) for part in folders), file)
-    last = above[-1].casefold() if above else ""
+    last: str = above[-1].casefold() if above else ""
     said = last if last in GOOD or last in BAD else ""
     own = (above[:-1] if said else above)[-1:]
     name_of = _product(product or (own[0] if own else ""))
@@ -107,7 +107,7 @@ def _visa(above: list[str]) -> tuple[list[str], str] | None:
         ("data", "images", "anomaly"): ["test", "anomaly"],
         ("data", "masks", "anomaly"): ["ground_truth", "anomaly"],
     }
-    folders = ends.get(tuple(words[-3:]))
+    folders = ends.get((words[-3], words[-2], words[-1])) if len(words) > 2 else None
     return None if folders is None else (folders, above[-4] if len(above) > 3 else "")
 
 

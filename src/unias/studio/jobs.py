@@ -76,7 +76,7 @@ class Job:
             return None
         minutes = self.wishes.get("minutes")
         if self.kind == "train" and minutes and seconds < minutes * 60:
-            return round(minutes * 60 - seconds, 1)
+            return round(float(minutes) * 60 - seconds, 1)
         if not self.steps or not self.step:
             return None
         return round(self.stage_seconds / self.step * max(0, self.steps - self.step), 1)

@@ -1,7 +1,7 @@
 """What a model said of photos, kept on disk: FOLDER/judged/NAME.jsonl, one line a photo.
 
-Kept is what does not depend on the cut (the raw score, the nearest product, whether it is known); the verdict is told anew from the
-cuts of the day, so that a cut that moves leaves nothing stale.
+Kept is what does not depend on the cut (the raw score, the nearest product, whether it is known); the verdict is told anew by
+the cuts of the day, so that a cut that moves leaves nothing stale.
 """
 
 from __future__ import annotations

@@ -145,7 +145,7 @@ class Shelf:
         return self.rewritten(name, self.using(name, move), product)
 
     def rewritten(self, name: str, products: Sequence[ProductInfo], product: str = "") -> dict[str, Any]:
-        """Write the cuts into the model's folder: {"before", "after"} of one product, or {"products": [...]} of all that moved."""
+        """Write cuts into the model's folder: {"before", "after"} of one product, or {"products": [...]} of all."""
         old = self.products(name)
         with self._lock:
             self._open = None

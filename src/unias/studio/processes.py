@@ -1,4 +1,4 @@
-"""Processes that outlive the studio: known again by their number and the time they were started at, ended with all they started."""
+"""Processes that outlive the studio: known again by number and time of start, ended with all that they started."""
 
 from __future__ import annotations
 
