@@ -4,46 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from studio_running import HERE, MODEL, Open, Running
 
 from unias.config import Config, dump_config
 from unias.studio.app import Studio, create_app
-
-HERE = "http://127.0.0.1"
-MODEL = "tiny"
-
-
-@dataclass
-class Running:
-    """A studio and ways to ask it."""
-
-    client: TestClient
-    studio: Studio
-
-    def get(self, path: str, **query: Any) -> Any:
-        answer = self.client.get(f"/studio/api{path}", params=query)
-        assert answer.status_code == 200, answer.text
-        return answer.json()
-
-    def post(self, path: str, body: Any = None) -> Any:
-        answer = self.client.post(f"/studio/api{path}", json=body)
-        assert answer.status_code == 200, answer.text
-        return answer.json()
-
-    def upload(self, files: dict[str, bytes], **fields: str) -> Any:
-        parts = [("photo", (name, data, "application/octet-stream")) for name, data in files.items()]
-        answer = self.client.post("/studio/api/photos", files=parts, data=fields)
-        assert answer.status_code == 200, answer.text
-        return answer.json()
-
-
-Open = Callable[..., Any]
 
 
 @pytest.fixture
@@ -67,7 +37,11 @@ def open_studio() -> Open:
 
     @contextlib.contextmanager
     def run(
-        folder: Path, token: str | None = None, command: tuple[str, ...] | None = None, still: bool = False, **wishes: Any
+        folder: Path,
+        token: str | None = None,
+        command: tuple[str, ...] | None = None,
+        still: bool = False,
+        **wishes: Any,
     ) -> Iterator[Running]:
         studio = Studio(folder, **wishes)
         if command is not None:

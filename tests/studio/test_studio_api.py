@@ -5,14 +5,13 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Tree
 from PIL import Image
-from studio.conftest import MODEL, Open, Running
+from studio_running import MODEL, Open, Running
 
 import unias
 from unias.calibration.ranks import promise_at
@@ -74,7 +73,15 @@ def test_photos_and_thumbs(running: Running, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "number",
-    ["../x.png", "/etc/passwd", "photos/../models/tiny/manifest.json", "models/tiny/card.md", "photos/out.png", "photos", ""],
+    [
+        "../x.png",
+        "/etc/passwd",
+        "photos/../models/tiny/manifest.json",
+        "models/tiny/card.md",
+        "photos/out.png",
+        "photos",
+        "",
+    ],
 )
 def test_nothing_outside_is_shown(running: Running, tmp_path: Path, number: str) -> None:
     Image.new("RGB", (20, 20)).save(tmp_path / "secret.png")
@@ -162,7 +169,6 @@ def test_reviews_are_kept_taken_back_and_move_the_cut(judged: Running) -> None:
 
 
 def test_a_photo_that_changed_is_not_reviewed(judged: Running) -> None:
-    number = f"photos/{PRODUCT}/test/good/100.png"
     number = judged.get(f"/models/{MODEL}/review", product=PRODUCT)[0]["id"]
     judged.post(f"/models/{MODEL}/review", {"id": number, "label": "defect"})
     assert judged.studio.reviews.labels() == {number: "defect"}
@@ -170,7 +176,9 @@ def test_a_photo_that_changed_is_not_reviewed(judged: Running) -> None:
     assert judged.studio.reviews.labels() == {}
 
 
-def test_downloads(running: Running, tree: Tree, model_folder: Path, tmp_path: Path) -> None:
+def test_downloads(
+    running: Running, tree: Callable[[Path], dict[str, str]], model_folder: Path, tmp_path: Path
+) -> None:
     answer = running.client.get(f"/studio/api/models/{MODEL}/download")
     assert answer.headers["content-type"] == "application/zip"
     with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
@@ -197,11 +205,6 @@ def test_only_one_studio_in_a_folder(home: Path) -> None:
     with workspace.claimed():
         assert lock.is_file()
     assert not lock.exists()
-
-
-def _asked(open_studio: Open, home: Path, path: str, **headers: str) -> Any:
-    with open_studio(home, token="a secret of some length".replace(" ", "-"), still=True) as running:
-        return running.client.get(path, headers=headers)
 
 
 def test_with_a_token(open_studio: Open, home: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from studio.conftest import Open, Running
+from studio_running import Open, Running
 
 from unias.files import write_json
 from unias.studio.jobs import Jobs
@@ -211,7 +211,9 @@ def test_a_real_training_in_a_child(open_studio: Open, full_home: Path, monkeypa
             return job
 
         assert settings.is_file()
-        job = wait(running.post("/jobs", {"kind": "train", "name": "erstes", "minutes": 0.2, "false_alarms": 0.1})["id"])
+        job = wait(
+            running.post("/jobs", {"kind": "train", "name": "erstes", "minutes": 0.2, "false_alarms": 0.1})["id"]
+        )
         assert (job["result"]["model"], job["result"]["judged"]) == ("erstes", 12)
         assert job["loss"] is not None
         assert running.get("/models/erstes")["products"][0]["wished"] == 0.1

@@ -22,7 +22,7 @@ def studio(
     threads: int | None = options.Threads,
     quiet: bool = options.Quiet,
 ) -> None:
-    """From a folder of photos to a model, its cut and its masks, in the browser: nothing to learn first, nothing leaves the machine.
+    """From a folder of photos to a model, its cut and its masks, in the browser; nothing leaves this machine.
 
     Ctrl-C stops the page; a training that runs goes on, and the next studio in the folder shows it. Needs the extra:
     pip install "unias[studio]".

@@ -69,8 +69,8 @@ def place_of(name: str, product: str = "", kind: str = "") -> PurePosixPath | No
         return PurePosixPath(NEW, *(clean(part) for part in above), file)
     below = _mvtec(above) or _visa(above)
     if below is not None:
-        folders, own = below
-        return PurePosixPath(PHOTOS, _product(own or product), *(clean(part) for part in folders), file)
+        folders, named = below
+        return PurePosixPath(PHOTOS, _product(named or product), *(clean(part) for part in folders), file)
     last: str = above[-1].casefold() if above else ""
     said = last if last in GOOD or last in BAD else ""
     own = (above[:-1] if said else above)[-1:]
