@@ -33,10 +33,16 @@ def test_what_is_said_and_counted_is_recorded_whatever_is_shown(tmp_path: Path, 
 
 def test_a_stage_that_fails_leaves_how_far_it_came(tmp_path: Path) -> None:
     file = tmp_path / "progress.jsonl"
-    with pytest.raises(ValueError, match="stop"), Progress("silent", record=file).stage("work", None) as advance:
-        advance(3)
-        raise ValueError("stop")
-    assert lines(file)[-1]["done"] == 3
+
+    def work() -> None:
+        with Progress("silent", record=file).stage("work", None) as advance:
+            advance(2)
+            advance(3)
+            raise ValueError("stop")
+
+    with pytest.raises(ValueError, match="stop"):
+        work()
+    assert lines(file)[-1]["done"] == 5
 
 
 def test_many_steps_are_few_lines(tmp_path: Path) -> None:

@@ -66,8 +66,10 @@ class Progress:
                     keep()
 
             keep()
-            yield advance
-            keep()
+            try:
+                yield advance
+            finally:
+                keep()
 
     def _keep(self, line: dict[str, Any]) -> None:
         if self.record is None:
