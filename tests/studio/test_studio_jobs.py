@@ -129,7 +129,7 @@ def test_another_start_finds_a_running_child(jobs: Jobs) -> None:
     assert (job["state"], job["stage"], job["loss"]) == ("running", "training", 0.25)
     (home / "go").touch()
     until(lambda: (home / "outcome.json").exists())
-    jobs._child.wait()  # who started it lets go of it
+    jobs._children[0].wait()  # who started it lets go of it
     assert ended(again, number)["state"] == "done"
 
 

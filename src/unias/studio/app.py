@@ -127,8 +127,8 @@ def create_app(studio: Studio, token: str | None = None) -> FastAPI:
     add_photos(app, studio)
     add_jobs(app, studio)
     add_models(app, studio)
-    STATIC.mkdir(exist_ok=True)
-    app.mount("/", StaticFiles(directory=STATIC, html=True), name="page")
+    if STATIC.is_dir():
+        app.mount("/", StaticFiles(directory=STATIC, html=True), name="page")
     return app
 
 

@@ -11,6 +11,7 @@ import contextlib
 import os
 import secrets
 import shutil
+import subprocess
 import sys
 import threading
 import time
@@ -121,7 +122,7 @@ class Jobs:
         self._wake = threading.Event()
         self._stopping = False
         self._thread: threading.Thread | None = None
-        self._child: Any = None
+        self._children: list[subprocess.Popen[bytes]] = []
         self._jobs = {job.id: job for job in self._found()}
 
     # -- what the page asks for
@@ -227,12 +228,13 @@ class Jobs:
         environment = os.environ | {RECORD: str(home / PROGRESS), "PYTHONIOENCODING": "utf-8", "PYTHONUNBUFFERED": "1"}
         job.state, job.started = "running", time.time()
         try:
-            self._child = start([*self.command, str(home)], home / LOG, environment)
+            child = start([*self.command, str(home)], home / LOG, environment)
         except OSError as error:
             job.message = f"its process could not be started: {error}"
             self._end(job, "failed")
             return
-        job.process = Process.of(self._child.pid)
+        job.process = Process.of(child.pid)
+        self._children.append(child)
         self._keep(job)
 
     def _finish(self, job: Job) -> None:
@@ -266,8 +268,8 @@ class Jobs:
         self._touch(job)
 
     def _reap(self) -> None:
-        if self._child is not None and self._child.poll() is not None:
-            self._child = None
+        """Ask for the exit codes of children that have ended, or they stay in the system's table."""
+        self._children = [child for child in self._children if child.poll() is None]
 
     def _end(self, job: Job, state: str) -> None:
         job.state, job.ended = state, time.time()

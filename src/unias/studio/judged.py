@@ -87,9 +87,15 @@ def stamp_of(path: Path) -> str:
     return f"{stat.st_size}-{stat.st_mtime_ns}"
 
 
+def weights_of(folder: Path) -> Path:
+    """The file of a model that stays as it is when cuts move; of an export, which has none, its settings."""
+    weights = folder / "model.safetensors"
+    return weights if weights.is_file() else folder / "config.yaml"
+
+
 def model_key(folder: Path) -> str:
     """Changes with the model's weights, not with its cuts."""
-    stat = (folder / "model.safetensors").stat()
+    stat = weights_of(folder).stat()
     return f"{stat.st_size}-{stat.st_mtime_ns}"
 
 

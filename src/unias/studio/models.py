@@ -22,7 +22,7 @@ from unias.inference.recalibrate import recalibrate
 from unias.inference.result import Result
 from unias.inference.store import rewrite_products
 from unias.serve.refusals import Refusal
-from unias.studio.judged import Judged, model_key, product_of, read_judged, stamp_of
+from unias.studio.judged import Judged, model_key, product_of, read_judged, stamp_of, weights_of
 from unias.studio.workspace import MODELS, Workspace, read_json
 
 MOST_RESULTS = 24  # kept in memory, a few MB each
@@ -50,7 +50,7 @@ class Shelf:
         record = content.get("record") or {}
         return {
             "name": folder.name,
-            "made": folder.joinpath("model.safetensors").stat().st_mtime,
+            "made": weights_of(folder).stat().st_mtime,
             "products": [str(entry.get("name")) for entry in content.get("products") or []],
             "system": str(record.get("system") or "unias"),
             "minutes": record.get("minutes"),
@@ -61,8 +61,7 @@ class Shelf:
         """``work`` with a model, alone with it. Raises Refusal 404 where there is none, DataError for a broken one."""
         folder = self.workspace.existing(MODELS, name)
         with self._lock:
-            stat = (folder / "manifest.json").stat()
-            stamp = f"{stat.st_ino}-{stat.st_mtime_ns}"
+            stamp = _stamp(folder)
             if self._open is None or self._open[:2] != (name, stamp):
                 self._open = None  # out of memory before the next one comes in
                 self._results.clear()
@@ -146,11 +145,17 @@ class Shelf:
 
     def rewritten(self, name: str, products: Sequence[ProductInfo], product: str = "") -> dict[str, Any]:
         """Write cuts into the model's folder: {"before", "after"} of one product, or {"products": [...]} of all."""
-        old = self.products(name)
-        with self._lock:
-            self._open = None
+        folder = self.workspace.existing(MODELS, name)
+
+        def move(model: Model) -> tuple[ProductInfo, ...]:
+            before = model.products
+            rewrite_products(folder, products)
+            model.move_cuts(products)
             self._results.clear()
-            rewrite_products(self.workspace.existing(MODELS, name), products)
+            self._open = (name, _stamp(folder), model)
+            return before
+
+        old = self.using(name, move)
         pairs = [(one, other) for one, other in zip(old, products, strict=True) if product in ("", one.name)]
         views = [
             {"product": one.name, "before": cut_view(one.cut), "after": cut_view(other.cut)} for one, other in pairs
@@ -193,6 +198,12 @@ class Shelf:
             if layer == str(level):
                 return _rgba_png(_map_layer(values, size, float(values.min()), float(values.max())))
         raise Refusal(404, "missing", f"layer: there is no {layer[:40]!r}.", "The answer of inspect lists the levels.")
+
+
+def _stamp(folder: Path) -> str:
+    """Changes with anything in a model's folder."""
+    stat = (folder / "manifest.json").stat()
+    return f"{stat.st_ino}-{stat.st_mtime_ns}"
 
 
 def cut_view(cut: Cut) -> dict[str, Any]:

@@ -85,7 +85,7 @@ class Workspace:
         """Finished models or exports, the newest first."""
         found = [entry for entry in (self.root / kind).iterdir() if not entry.name.startswith(".")]
         found = [entry for entry in found if (entry / "manifest.json").is_file()]
-        return sorted(found, key=lambda entry: (-(entry / "manifest.json").stat().st_mtime, entry.name))
+        return sorted(found, key=lambda entry: (-(entry / "config.yaml").stat().st_mtime, entry.name))
 
     @contextlib.contextmanager
     def claimed(self) -> Iterator[None]:

@@ -64,7 +64,10 @@ def train(workspace: Workspace, home: Path, wishes: Wishes, progress: Progress) 
     arguments = [str(workspace / PHOTOS), "-o", str(made), "--config", str(home / SETTINGS), "--skip-bad", *minutes]
     run_command(home, ["train", *arguments])
     move(made, target)
-    judged = judge_all(workspace, target.name, progress)
+    try:
+        judged = judge_all(workspace, target.name, progress)
+    except UniasError as error:  # the model is there all the same
+        judged = {"judged": 0, "failed": 0, "unreadable": [], "note": f"its photos were not judged: {error}"}
     return {"model": target.name, **judged}
 
 
