@@ -96,6 +96,7 @@ export function chooseModel(name) {
 
 export async function refresh() {
   known.state = await get("/state");
+  known.jobs.clear();
   for (const job of known.state.jobs) known.jobs.set(job.id, job);
   choose();
   tell("state");
@@ -110,7 +111,7 @@ export function ended(job) {
 /** Jobs, the newest first. */
 export function jobs(kind = null) {
   const found = [...known.jobs.values()].filter((job) => !kind || job.kind === kind);
-  return found.sort((a, b) => (b.id < a.id ? -1 : 1)).sort((a, b) => (b.started || Infinity) - (a.started || Infinity) || 0);
+  return found.sort((a, b) => (a.id < b.id ? 1 : -1)); // an id begins with its time
 }
 
 /** The job that runs, or the first that waits. */

@@ -1,7 +1,7 @@
 // One page, six steps: what the address says after # is shown.
 
-import { chooseModel, current, follow, known, listen, refresh } from "./api.js";
-import { h, put } from "./dom.js";
+import { chooseModel, current, follow, known, listen, post, refresh } from "./api.js";
+import { attempt, field, h, put } from "./dom.js";
 import { jobWords } from "./jobs.js";
 import * as photos from "./photos.js";
 import * as train from "./train.js";
@@ -69,10 +69,25 @@ listen((what) => {
   if (what === "model") show();
 });
 
+/** A studio with a token asks for it once; the server remembers it in a cookie. */
+function signIn() {
+  const token = h("input", { type: "password", autocomplete: "off", required: true });
+  const submit = (event) => {
+    event.preventDefault();
+    attempt(async () => {
+      await post("/login", { token: token.value });
+      start();
+    });
+  };
+  put(place, h("h1", {}, "Sign in"), h("form", { class: "card", onsubmit: submit }, field("Token", token, "It stands in the file that the studio was started with."), h("p", {}, h("button", { type: "submit", class: "main" }, "Sign in"))));
+  token.focus();
+}
+
 async function start() {
   try {
     await refresh();
   } catch (error) {
+    if (error.status === 401) return signIn();
     put(place, h("h1", {}, "The studio does not answer"), h("p", { class: "note bad", role: "alert" }, error.message));
     setTimeout(start, 3000);
     return;

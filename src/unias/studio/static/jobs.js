@@ -109,7 +109,7 @@ export function jobCard(job, { curve = false } = {}) {
     const changed = next.state !== job.state || next.stage !== job.stage;
     job = next;
     if (history) points = history;
-    if (Number.isFinite(job.loss) && (!points.length || points[points.length - 1][0] < job.step)) points.push([job.step, job.loss]);
+    if (Number.isFinite(job.loss) && /^training/.test(job.stage) && (!points.length || points[points.length - 1][0] < job.step)) points.push([job.step, job.loss]);
     card.dataset.state = job.state;
     const done = share(job);
     if (done === null) bar.removeAttribute("value");
