@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
-import json
 import re
 import shlex
 import signal
@@ -12,6 +10,7 @@ import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import httpx
 import pytest
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "studio.md"
@@ -46,16 +45,14 @@ def test_it_starts_answers_and_stops(
         assert str(tmp_path) in said
         port = urlsplit(said.rpartition(" at ")[2].strip()).port
         headers = {"Authorization": "Bearer a-secret-of-some-length"} if "token" in line else {}
-        client = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-        client.request("GET", "/studio/api/state", headers=headers)
-        assert json.loads(client.getresponse().read())["models"] == []
-        stream = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-        stream.request("GET", "/studio/api/events", headers=headers)
-        answer = stream.getresponse()
-        assert answer.headers["content-type"].startswith("text/event-stream")
-        assert answer.readline().startswith(b"retry:")
-        process.send_signal(number)
-        out, err = process.communicate(timeout=60)
+        base = f"http://127.0.0.1:{port}/studio/api"
+        with httpx.Client(headers=headers, timeout=30, trust_env=False) as client:
+            assert client.get(f"{base}/state").json()["models"] == []
+            with client.stream("GET", f"{base}/events") as answer:
+                assert answer.headers["content-type"].startswith("text/event-stream")
+                assert next(answer.iter_lines()).startswith("retry:")
+                process.send_signal(number)
+                err = process.communicate(timeout=60)[1]
     finally:
         process.kill()
         process.wait()
