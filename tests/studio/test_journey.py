@@ -60,7 +60,9 @@ def test_the_pages_files_are_small_and_fetch_nothing_from_elsewhere() -> None:
         assert text.count("\n") < 400, file.name
         outside = set(re.findall(r"https?://[\w./-]+", text)) - {"http://www.w3.org/2000/svg"}
         assert not outside, (file.name, outside)
-        assert not re.search(r"\binnerHTML\b|\bouterHTML\b|insertAdjacentHTML|\beval\(|document\.write", text), file.name
+        assert not re.search(r"\binnerHTML\b|\bouterHTML\b|insertAdjacentHTML|\beval\(|document\.write", text), (
+            file.name
+        )
     page = (STATIC / "index.html").read_text(encoding="utf-8")
     assert not re.search(r"<script(?![^>]*\bsrc=)|\sstyle=|\son\w+=", page)
 
@@ -290,7 +292,9 @@ def _review(visitor: Visitor) -> None:
         source = page.locator(".still .base").get_attribute("src")
         assert source is not None
         page.keyboard.press("g" if "good" in source else "d")
-        page.wait_for_function("n => document.querySelector('#review-place').textContent.includes(n)", arg=f" {done} reviewed")
+        page.wait_for_function(
+            "n => document.querySelector('#review-place').textContent.includes(n)", arg=f" {done} reviewed"
+        )
         assert name
     page.get_by_role("button", name="Recalibrate").click()
     page.locator("#review-price").get_by_role("cell").first.wait_for()
