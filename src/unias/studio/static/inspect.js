@@ -117,6 +117,7 @@ export function show(body, values) {
     level.value = levels.includes(look.level) ? look.level : "map";
     view.layer(url(modelPath(name, "/layer.png"), { id: row.id, layer: level.value }));
     restyle();
+    info.dataset.id = row.id;
     put(
       info,
       h("p", { class: "verdict" }, badge(found), row.kind && h("span", { class: "quiet" }, `filed as ${kindWords(row.kind)}`)),
@@ -127,7 +128,7 @@ export function show(body, values) {
   }
 
   function key(event) {
-    if (event.altKey || event.ctrlKey || event.metaKey || /^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName)) return;
+    if (event.altKey || event.ctrlKey || event.metaKey || event.target.matches("select, textarea, input:not([type=checkbox])")) return;
     if (event.key === "ArrowRight" || event.key === "ArrowDown") go(at + 1);
     else if (event.key === "ArrowLeft" || event.key === "ArrowUp") go(at - 1);
     else return;

@@ -127,7 +127,7 @@ export function jobCard(job, { curve = false } = {}) {
     const tenth = done === null ? "" : ` ${Math.floor(done * 10) * 10}%`;
     const words = `${jobName(job)}: ${job.state === "running" ? job.stage || "starting" : STATES[job.state]}${tenth}`;
     if (words !== spoken) live.textContent = spoken = words;
-    message.textContent = job.message && job.message !== job.stage ? job.message : "";
+    message.textContent = job.state !== "done" && job.message && !job.message.startsWith(job.stage || "\0") && job.message !== job.state ? job.message : "";
     message.classList.toggle("bad", job.state === "failed");
     cancel.hidden = ended(job);
     if (curve && (points.length !== drawn || !drawn)) {

@@ -7,6 +7,13 @@ import { changes } from "./threshold.js";
 
 export const TITLE = "Review";
 
+let withMap = true; // kept between visits
+
+/** A note without what it says of the command line's options. */
+function plain(text) {
+  return text.replace(/\s*\([^()]*--[^()]*\)/g, "");
+}
+
 export function show(body) {
   if (!known.model) {
     put(body, empty("No model yet", "Train one first; then its borderline photos can be reviewed.", "#train", "Go to Train"));
@@ -33,8 +40,8 @@ export function show(body) {
     const list = answer.products || [{ product: product.value, ...answer }];
     put(
       price,
-      h("h2", {}, answer.moved === false ? "The threshold stays where it was" : "The threshold was moved"),
-      list.map((row) => h("section", { class: "card" }, h("h3", {}, row.product), row.line && h("p", {}, row.line), changes(row.before, row.after), (row.notes || []).map((text) => h("p", { class: "note" }, text)))),
+      h("h2", {}, list.some((row) => row.before.cut !== row.after.cut) ? "The threshold was moved" : "The threshold stays where it was"),
+      list.map((row) => h("section", { class: "card" }, h("h3", {}, row.product), changes(row.before, row.after), (row.notes || []).map((text) => h("p", { class: "note" }, plain(text))))),
       (answer.left_out || []).length > 0 && h("p", { class: "note" }, `${count(answer.left_out.length, "photo")} of an unknown product left out.`),
     );
     say("Recalibrated.");
@@ -68,7 +75,7 @@ export function show(body) {
       h(
         "div",
         { class: "inspect" },
-        h("div", { class: "seeing plainview" }, h("div", { class: "still" }, h("img", { src: url("/photo", { id: row.id }), alt: `Photo ${leaf(row.id)}`, class: "base" }), h("img", { src: url(modelPath(name, "/layer.png"), { id: row.id, layer: "map" }), alt: "", class: "over" }))),
+        h("div", { class: "seeing plainview" }, h("div", { class: "still" }, h("img", { src: url("/photo", { id: row.id }), alt: `Photo ${leaf(row.id)}`, class: "base" }), h("img", { src: url(modelPath(name, "/layer.png"), { id: row.id, layer: "map" }), alt: "", class: "over", id: "review-map", hidden: !withMap })), h("label", { class: "check" }, h("input", { type: "checkbox", checked: withMap, onchange: (event) => showMap(event.target.checked) }), " Map (m)")),
         h(
           "div",
           { class: "info" },
@@ -83,13 +90,17 @@ export function show(body) {
     );
     recalibrate.disabled = labelled.length === 0;
   }
+  function showMap(shown) {
+    withMap = shown;
+    draw();
+  }
   function move(step) {
     at = Math.max(0, Math.min(rows.length - 1, at + step));
     draw();
   }
   function key(event) {
-    if (event.altKey || event.ctrlKey || event.metaKey || /^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName)) return;
-    const does = { g: () => mark("good"), d: () => mark("defect"), u: () => mark(null), ArrowRight: () => move(1), ArrowLeft: () => move(-1) }[event.key];
+    if (event.altKey || event.ctrlKey || event.metaKey || event.target.matches("select, textarea, input:not([type=checkbox])")) return;
+    const does = { g: () => mark("good"), d: () => mark("defect"), u: () => mark(null), m: () => showMap(!withMap), ArrowRight: () => move(1), ArrowLeft: () => move(-1) }[event.key];
     if (!does) return;
     event.preventDefault();
     does();
@@ -97,7 +108,7 @@ export function show(body) {
   document.addEventListener("keydown", key);
   product.addEventListener("change", load);
   recalibrate.disabled = true;
-  put(body, h("p", {}, "Look at each photo and say what it is. Then recalibrate: the threshold moves at once, without training."), h("div", { class: "fields" }, field("Product", product)), place, live, h("p", { class: "row" }, recalibrate, h("span", { class: "quiet" }, "Keys: g good, d defect, u take back, ← → previous and next.")), price);
+  put(body, h("p", {}, "Look at each photo and say what it is. Then recalibrate: the threshold moves at once, without training."), h("div", { class: "fields" }, field("Product", product)), place, live, h("p", { class: "row" }, recalibrate, h("span", { class: "quiet" }, "Keys: g good, d defect, u take back, m map, ← → previous and next.")), price);
   load();
   const stop = listen((what, detail) => {
     if (what === "ended" && detail.kind === "judge") load();

@@ -95,7 +95,7 @@ function screen(name, scores, again) {
   return h(
     "div",
     {},
-    h("section", { class: "card" }, words, detail, picture.figure, field("Move the line", slider, "Left: more parts fail. Right: fewer parts fail. Arrow keys work too."), misses, scores.judged === false && h("p", { class: "row" }, judge, h("span", { class: "quiet" }, "The photos of the test are not judged yet.")), h("p", { class: "row" }, apply, back)),
+    h("section", { class: "card" }, words, detail, picture.figure, h("div", { class: "wide" }, field("Move the line", slider, "Left: more parts fail. Right: fewer parts fail. Arrow keys work too.")), misses, scores.judged === false && h("p", { class: "row" }, judge, h("span", { class: "quiet" }, "The photos of the test are not judged yet.")), h("p", { class: "row" }, apply, back)),
     price,
   );
 }
@@ -107,8 +107,8 @@ export function changes(before, after) {
     k: ["Rank of the cut among held-out scores", String],
     promised: ["Good parts failed, on average", percent],
     bound95: ["Good parts failed, at most (95%)", percent],
-    good_failed: ["Good photos reviewed that fail", String],
-    caught: ["Missed defects that are caught now", String],
+    good_failed: ["Known good photos that fail", String],
+    caught: ["Reviewed defects that are caught", String],
   };
   const rows = Object.entries(words).filter(([key]) => after[key] !== undefined && after[key] !== null);
   return table(["", "Before", "After"], rows.map(([key, [text, write]]) => [text, before[key] === undefined || before[key] === null ? "none" : write(before[key]), write(after[key])]));

@@ -24,6 +24,7 @@ export function viewer() {
     stage.style.height = `${height}px`;
     stage.style.transform = `translate(${left}px, ${top}px) scale(${scale})`;
     stage.classList.toggle("pixels", scale >= 3);
+    lines.style.strokeWidth = String(2 / scale); // as wide at every zoom
     level.textContent = `${Math.round(scale * 100)}%`;
   }
   function keepInside() {
