@@ -307,13 +307,7 @@ def _review(visitor: Visitor) -> None:
         source = page.locator(".still .base").get_attribute("src")
         assert source is not None
         page.keyboard.press("g" if "good" in source else "d")
-<<<<<<< HEAD
-        page.wait_for_function(
-            "n => document.querySelector('#review-place').textContent.includes(n)", arg=f" {done} reviewed"
-        )
-=======
         visitor.until("(n) => document.querySelector('#review-place').textContent.includes(n)", arg=f" {done} reviewed")
->>>>>>> studio-front
         assert name
     page.get_by_role("button", name="Recalibrate").click()
     page.locator("#review-price").get_by_role("cell").first.wait_for()
