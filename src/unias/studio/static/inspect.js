@@ -123,7 +123,7 @@ export function show(body, values) {
       h("p", { class: "verdict" }, badge(found), row.kind && h("span", { class: "quiet" }, `filed as ${kindWords(row.kind)}`)),
       facts(found),
       h("h3", {}, found.regions.length ? `${count(found.regions.length, "region")} marked` : "Nothing is marked"),
-      found.regions.length > 0 && table(["Region", "Score", "Area, pixels"], found.regions.map((region, order) => [button(`Show ${order + 1}`, () => view.goTo(region.box), { class: "plain" }), number(region.score), String(Math.round(region.area))])),
+      found.regions.length > 0 && h("div", { class: "regions", tabindex: 0, role: "group", "aria-label": "Regions" }, table(["Region", "Score", "Area, pixels"], found.regions.map((region, order) => [button(`Show ${order + 1}`, () => view.goTo(region.box), { class: "plain" }), number(region.score), String(Math.round(region.area))]))),
     );
   }
 
