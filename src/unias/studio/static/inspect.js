@@ -151,6 +151,7 @@ export function show(body, values) {
     list,
     h("p", { class: "quiet" }, "Keys: ← → previous and next; wheel or + − zoom, drag to move, 0 whole photo, 1 full resolution."),
   );
+  put(info, h("p", { class: "quiet" }, "Reading the model …"));
   load(values.id);
   const stop = listen((what, detail) => {
     if (what === "ended" && detail.kind === "judge") load();

@@ -109,6 +109,7 @@ export function show(body) {
   product.addEventListener("change", load);
   recalibrate.disabled = true;
   put(body, h("p", {}, "Look at each photo and say what it is. Then recalibrate: the threshold moves at once, without training."), h("div", { class: "fields" }, field("Product", product)), place, live, h("p", { class: "row" }, recalibrate, h("span", { class: "quiet" }, "Keys: g good, d defect, u take back, m map, ← → previous and next.")), price);
+  put(place, h("p", { class: "quiet", role: "status" }, "Reading the model …"));
   load();
   const stop = listen((what, detail) => {
     if (what === "ended" && detail.kind === "judge") load();

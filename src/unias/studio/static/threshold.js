@@ -14,6 +14,7 @@ export function show(body) {
   const name = known.model;
   const place = h("div", {});
   const select = h("select", { id: "threshold-product" });
+  put(place, h("p", { class: "quiet", role: "status" }, "Reading the model …"));
   put(body, field("Product", select), place);
   let open = true;
   let shown = 0;
