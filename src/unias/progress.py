@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import sys
 import time
 from collections.abc import Iterator
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
+
+RECORD = "UNIAS_PROGRESS"  # a file that commands append their progress to, one JSON object a line (``Progress.record``)
+RECORDED_EVERY = 0.25  # seconds between lines of one stage, at least
 
 
 class Advance(Protocol):
@@ -21,22 +26,60 @@ class Progress:
     Args:
         mode: "auto" (bars on a terminal, lines elsewhere), "lines", "silent".
         every: seconds between lines.
+        record: a file that the same is appended to for programs, whatever the mode: {"time", "say"} for a line of information,
+            {"time", "stage", "done", "total", "seconds", "note"} for a stage that begins, goes on or ends (``total`` null where
+            nobody knows it). A file that cannot be written is left alone: progress stops no work.
     """
 
-    def __init__(self, mode: str = "auto", every: float = 15.0) -> None:
+    def __init__(self, mode: str = "auto", every: float = 15.0, record: Path | str | None = None) -> None:
         if mode == "auto":
             mode = "bars" if sys.stderr.isatty() else "lines"
         self.mode = mode
         self.every = every
+        self.record = Path(record) if record else None
 
     def say(self, text: str) -> None:
         """One line of information."""
         if self.mode != "silent":
             print(text, file=sys.stderr, flush=True)
+        self._keep({"say": text})
 
     @contextlib.contextmanager
     def stage(self, name: str, total: int | None, done: int = 0) -> Iterator[Advance]:
         """Count ``total`` units of one stage (None = nobody knows how many), of which ``done`` were finished before."""
+        with self._shown(name, total, done) as shown:
+            if self.record is None:
+                yield shown
+                return
+            start, last, reached, said = time.monotonic(), 0.0, done, ""
+
+            def keep() -> None:
+                seconds = round(time.monotonic() - start, 3)
+                self._keep({"stage": name, "done": reached, "total": total, "seconds": seconds, "note": said})
+
+            def advance(count: int = 1, note: str = "") -> None:
+                nonlocal last, reached, said
+                reached, said = reached + count, note
+                shown(count, note)
+                if time.monotonic() - last >= RECORDED_EVERY:
+                    last = time.monotonic()
+                    keep()
+
+            keep()
+            try:
+                yield advance
+            finally:
+                keep()
+
+    def _keep(self, line: dict[str, Any]) -> None:
+        if self.record is None:
+            return
+        text = json.dumps({"time": round(time.time(), 3), **line}, ensure_ascii=False)
+        with contextlib.suppress(OSError), open(self.record, "a", encoding="utf-8", newline="\n") as file:
+            file.write(f"{text}\n")
+
+    @contextlib.contextmanager
+    def _shown(self, name: str, total: int | None, done: int) -> Iterator[Advance]:
         if self.mode == "bars":
             with self._bar(name, total, done) as bar:
                 yield bar

@@ -30,6 +30,7 @@ COMMANDS = (
     "convert",
     "demo",
     "watch",
+    "studio",
 )
 
 

@@ -27,6 +27,7 @@ from unias.cli import (
     push,
     rename,
     serve,
+    studio,
     train,
     watch,
 )
@@ -47,6 +48,7 @@ app.command(epilog=EXIT_CODES)(predict.predict)
 app.command(epilog=EXIT_CODES)(watch.watch)
 app.command(epilog=EXIT_CODES)(calibrate.calibrate)
 app.command(epilog=EXIT_CODES)(serve.serve)
+app.command(epilog=EXIT_CODES)(studio.studio)
 app.command(epilog=EXIT_CODES)(evaluate.evaluate)
 app.command(epilog=EXIT_CODES)(extend.extend)
 app.command(epilog=EXIT_CODES)(rename.rename)

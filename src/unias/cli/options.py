@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,10 @@ Bits = typer.Option(None, "--bits", min=9, max=16, help="Real depth of data kept
 
 
 def progress(quiet: bool) -> Any:
-    """Bars on a terminal, lines in a log, nothing when quiet."""
-    from unias.progress import Progress
+    """Bars on a terminal, lines in a log, nothing when quiet; and JSON lines in the file that UNIAS_PROGRESS names, if any."""
+    from unias.progress import RECORD, Progress
 
-    return Progress("silent" if quiet else "auto")
+    return Progress("silent" if quiet else "auto", record=os.environ.get(RECORD))
 
 
 def common(device: str, threads: int | None, quiet: bool) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +110,15 @@ class Model:
     def products(self) -> tuple[ProductInfo, ...]:
         """Its products, with their cuts."""
         return self._stored.products
+
+    def move_cuts(self, products: Sequence[ProductInfo]) -> None:
+        """Judge by these entries from now on, in memory (``store.rewrite_products`` writes them).
+
+        Raises UsageError unless they are of this model's products, in their order.
+        """
+        if [info.name for info in products] != list(self._index):
+            raise UsageError(f"products: give an entry for each of {', '.join(self._index)}, in this order.")
+        self._stored = replace(self._stored, products=tuple(products))
 
     @property
     def record(self) -> dict[str, Any]:

@@ -78,8 +78,8 @@ def recalibrate(
     min_area: int | None = None,
     ignore: Mapping[str, Path | None] | None = None,
     data: Path | None = None,
-    good: Path | None = None,
-    missed: Path | None = None,
+    good: Path | Sequence[Path] | None = None,
+    missed: Path | Sequence[Path] | None = None,
     product: str | None = None,
     most_false_alarms: float = 0.2,
     progress: Progress | None = None,
@@ -91,7 +91,7 @@ def recalibrate(
         min_area: pixels of the model's map that a region must have to count.
         ignore: {product: picture whose marked pixels are ignored; None = nothing is}.
         data: folder of the held-out photos, which another least area or zone asks to score anew.
-        good: folder of photos of good parts. missed: folder of photos of defects that passed.
+        good: folder of photos of good parts, or a list of them. missed: likewise of defects that passed.
         product: what the photos in ``good`` and ``missed`` show, and whom the wishes are for; None = recognised, and all.
         most_false_alarms: missed defects that only a cut promising more than this would find are named and left.
 
@@ -229,13 +229,13 @@ def _scored_anew(model: Model, place: int, info: ProductInfo, data: Path | None,
 def _look(
     model: Model,
     infos: Sequence[ProductInfo],
-    folder: Path,
+    photos: Path | Sequence[Path],
     product: str | None,
     found: _Found,
     defective: bool,
     progress: Progress,
 ) -> None:
-    paths = [Path(str(photo)) for photo in each_photo(folder)]
+    paths = [Path(str(photo)) for photo in each_photo(photos)]
     place = None if product is None else [info.name for info in infos].index(product)
     word = "missed defects" if defective else "good photos"
     for batch in scored(model, infos, paths, place, progress, word):

@@ -67,7 +67,7 @@ def request_number(request: Request) -> str:
 async def read_body(request: Request, most: int, seconds: float) -> bytes:
     """All of it. Raises Refusal: 413 over ``most`` bytes, 408 where it takes longer than ``seconds``."""
     with in_time(seconds, slow(seconds)):
-        return b"".join([chunk async for chunk in _limited(request, most)])
+        return b"".join([chunk async for chunk in limited(request, most)])
 
 
 async def read_photo(request: Request, settings: ServeSettings) -> bytes:
@@ -98,7 +98,7 @@ def content_type(request: Request) -> str:
 
 
 async def _from_form(request: Request, settings: ServeSettings) -> bytes:
-    stream = _limited(request, settings.max_bytes + ENVELOPE)
+    stream = limited(request, settings.max_bytes + ENVELOPE)
     parser = _InMemory(request.headers, stream, max_files=1, max_fields=1, max_part_size=ENVELOPE)
     try:
         parts = (await parser.parse()).multi_items()
@@ -121,7 +121,8 @@ async def _from_form(request: Request, settings: ServeSettings) -> bytes:
     return data
 
 
-async def _limited(request: Request, most: int) -> AsyncGenerator[bytes, None]:
+async def limited(request: Request, most: int) -> AsyncGenerator[bytes, None]:
+    """The body piece by piece. Raises Refusal 413 where it is over ``most`` bytes."""
     taken = 0
     async for chunk in request.stream():
         taken += len(chunk)

@@ -157,15 +157,17 @@ class Trainer:
         times: list[float] = []
         last = time.monotonic()
         done = 0
-        for batch in self.batches.steps(0, max(self.task.probe_steps, 1)):
-            self._step(done, None, batch)
-            done += 1
-            self._stop_if_asked()
-            now = time.monotonic()
-            times.append(now - last)
-            last = now
-            if done >= 5 and now - began > 0.1 * self.budget.minutes * 60:
-                break
+        with self.progress.stage("timing steps", None) as advance:
+            for batch in self.batches.steps(0, max(self.task.probe_steps, 1)):
+                self._step(done, None, batch)
+                done += 1
+                advance(1, f"loss {self.losses[-1]:.3f}")
+                self._stop_if_asked()
+                now = time.monotonic()
+                times.append(now - last)
+                last = now
+                if done >= 5 and now - began > 0.1 * self.budget.minutes * 60:
+                    break
         settled = sorted(times[1:] or times)
         self.budget.reserve = self.reserve()
         mean = sum(settled[: max(1, int(len(settled) * 0.95))]) / max(1, int(len(settled) * 0.95))

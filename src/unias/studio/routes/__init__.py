@@ -1,0 +1,1 @@
+"""The studio's API, page by page; what it answers is listed in docs/studio.md."""
