@@ -302,3 +302,14 @@ def test_paper_presets_are_the_published_ones() -> None:
     assert published["hvq"] == (224, 16, 1e-4)
     assert configs["patchcore"].size == 224
     assert json.dumps(sorted(BUILT_IN)) == json.dumps(sorted(TINY))
+
+
+@pytest.mark.parametrize("system", ["patchcore", pytest.param("destseg", marks=pytest.mark.slow)])
+def test_products_are_known_by_all_of_their_photos(system: str, fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not by those alone that are enough for the costly statistics: the farthest photo says how far a product reaches."""
+    _, all_used = fit(system)
+    monkeypatch.setattr("unias.run.system.STATISTICS_PHOTOS", 2)
+    _, few_used = fit(system, "few")
+    for name in ("prototypes", "whitening", "reach"):
+        one, other = (getattr(model.detector.statistics, name) for model in (all_used, few_used))
+        assert torch.equal(one, other), name

@@ -75,14 +75,16 @@ class SystemRun(TrainingRun):
     def fit_statistics(self, detector: SystemDetector) -> None:
         """Class means and reaches, by which products are recognised, and the lower cuts."""
         wishes = self.config.calibration
-        chosen = self._some()
         if isinstance(self.trained, Pixels):
-            found = [pool(self.backbone(batch[0])) for batch in self.trained.batches("class means", chosen)]
+            found = [pool(self.backbone(batch[0])) for batch in self.trained.batches("class means")]
         else:
-            found = [pool(batch) for batch in self.trained.batches("class means", chosen)]
+            found = [pool(batch) for batch in self.trained.batches("class means")]
+        # All photos, not some: how far a product reaches is told by its farthest one.
         products = self.indices()
-        index = torch.tensor([products[row] for row in chosen], device=self.device)
-        detector.statistics.fit_prototypes(torch.cat(found), index, wishes.unknown_reach)
+        everyone = torch.tensor(products, device=self.device)
+        detector.statistics.fit_prototypes(torch.cat(found), everyone, wishes.unknown_reach)
+        chosen = self._some()
+        index = everyone[torch.tensor(chosen, device=self.device)]
         kept: dict[int, list[NDArray[np.float32]]] = {place: [] for place in range(len(self.products))}
         start = 0
         for images in self.trained.images("usual maps", chosen):
@@ -109,10 +111,13 @@ class SystemRun(TrainingRun):
             for _ in range(2):  # the second time counts: the first one warms up
                 began = time.monotonic()
                 detector(next(few.images("")), first)
+                between = time.monotonic()
                 self.backbone(next(few.images("")))
+                a_backbone = (time.monotonic() - between) / len(few.samples)
                 a_photo = (time.monotonic() - began) / len(few.samples)
         detector.system.train(training)
-        return (len(self.held.samples) + len(self._some())) * a_photo + 4.0
+        unseen = len(self.trained.samples) if isinstance(self.trained, Pixels) or self.trained.arrays is None else 0
+        return (len(self.held.samples) + len(self._some())) * a_photo + unseen * a_backbone + 4.0
 
     def final_config(self, outcome: Outcome) -> Config:
         config = super().final_config(outcome)
