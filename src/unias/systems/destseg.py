@@ -98,9 +98,8 @@ class DeSTSegSystem(System):
 
     @classmethod
     def presets(cls) -> dict[str, Config]:
-        small = config_of(
-            cls.name, "small", {"width": 128, "schedule": "cosine"}, batch_size=16, learning_rate=0.4, recipe="none"
-        )
+        wishes = {"width": 128, "schedule": "cosine", "side": 160}
+        small = config_of(cls.name, "small", wishes, batch_size=16, learning_rate=0.4, recipe="none")
         paper = config_of(
             cls.name,
             "paper",

@@ -69,8 +69,8 @@ class DRAEMSystem(System):
 
     @classmethod
     def presets(cls) -> dict[str, Config]:
-        wishes = {"reconstructive": 32, "discriminative": 16, "side": 128}
-        small = config_of(cls.name, "small", wishes, batch_size=8, learning_rate=1e-3)
+        wishes = {"reconstructive": 32, "discriminative": 32, "side": 160}
+        small = config_of(cls.name, "small", wishes, batch_size=8, learning_rate=3e-4)
         paper = config_of(
             cls.name,
             "paper",

@@ -72,9 +72,9 @@ class HVQSystem(System):
         small = config_of(
             cls.name,
             "small",
-            {"schedule": "cosine"},
+            {"standardize": True, "width": 128, "ffn": 512, "codes": 64, "dropout": 0.0, "schedule": "cosine"},
             batch_size=8,
-            learning_rate=4e-4,
+            learning_rate=1e-3,
             precision="32-true",  # nearest codes and their running means are not for half precision
         )
         paper = config_of(

@@ -68,7 +68,8 @@ class UniADSystem(System):
 
     @classmethod
     def presets(cls) -> dict[str, Config]:
-        small = config_of(cls.name, "small", {"schedule": "cosine"}, batch_size=8, learning_rate=4e-4)
+        wishes = {"standardize": True, "jitter": 5.0, "dropout": 0.0, "schedule": "cosine"}
+        small = config_of(cls.name, "small", wishes, batch_size=8, learning_rate=1e-3)
         paper = config_of(
             cls.name,
             "paper",
