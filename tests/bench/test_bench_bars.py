@@ -47,7 +47,12 @@ GOOD: Document = {
     "training": {"fault": None, "rows": [step("plain", 1), step("fused", 1.9), step("fused-bf16", 3.6)]},
     "parts": {
         "1": {"rest_over_backbone": 0.9, "rest_over_backbone_nchw": 0.5},
-        "8": {"rest_over_backbone": 1.0, "rest_over_backbone_nchw": 0.6},
+        "8": {
+            "rest_over_backbone": 1.0,
+            "rest_over_backbone_nchw": 0.6,
+            "aupro_over_maps": 0.09,
+            "milliseconds": {"AUPRO": 1.5},
+        },
     },
     "startup": {"seconds": {"help": 0.3, "torch": 1.0}, "share": 0.3},
     "instructions": {"bfloat16": True, "int8": True},
@@ -70,7 +75,7 @@ def changed(**changes: Any) -> list[bool | None]:
 
 def test_all_met() -> None:
     bars = speed_bars(GOOD)
-    assert [bar["met"] for bar in bars] == [True] * 6 + [None, True]
+    assert [bar["met"] for bar in bars] == [True] * 6 + [None, True, True]
     assert bars[0]["measured"] == "2.50x, maps within 9.0e-05"
     assert bars[1]["bar"] == "6x faster (this processor has bfloat16 or 8-bit products)"
     assert bars[4]["measured"] == "31.0x (10.6 ms an image where plain took 330); +0.40 points lost"
@@ -89,8 +94,9 @@ def test_all_met() -> None:
         (3, {"training": {"fault": None, "rows": [step("fused", 1.9), step("fused-bf16", 3.4)]}}),
         (4, {"small_openvino_int8": {"times": 29.0}}),
         (4, {"small_openvino_int8": {"pap_lost": 0.6}}),
-        (5, {"parts": {"1": {"rest_over_backbone": 1.1, "rest_over_backbone_nchw": 0.5}}}),
+        (5, {"parts": GOOD["parts"] | {"1": {"rest_over_backbone": 1.1, "rest_over_backbone_nchw": 0.5}}}),
         (7, {"startup": {"seconds": {"help": 0.4, "torch": 1.0}, "share": 0.4}}),
+        (8, {"parts": GOOD["parts"] | {"8": GOOD["parts"]["8"] | {"aupro_over_maps": 0.11}}}),
     ],
 )
 def test_one_not_met(place: int, changes: Document) -> None:
@@ -117,7 +123,7 @@ def test_not_measured_says_why() -> None:
     document["parts"] = {}
     document["training"] = {"fault": "failed: killed by signal 9 (out of memory?)"}
     bars = speed_bars(document)
-    assert [bar["met"] for bar in bars] == [None] * 7 + [True]
+    assert [bar["met"] for bar in bars] == [None] * 7 + [True, None]
     assert bars[0]["measured"] == bars[1]["measured"] == "not measured: left out by --only"
     assert bars[4]["measured"] == fault["fault"]
     assert bars[2]["measured"] == bars[3]["measured"] == document["training"]["fault"]
@@ -197,5 +203,5 @@ def test_kept_scale_bars(tmp_path: Path) -> None:
 def test_tables_keep_their_columns() -> None:
     assert table(("a", "b"), [("x|y", "1\n2")]) == ["| a | b |", "| --- | ---: |", "| x\\|y | 1 2 |"]
     lines = bar_lines(speed_bars(GOOD))
-    assert len(lines) == 10
+    assert len(lines) == 11
     assert lines[2].endswith("| met |")

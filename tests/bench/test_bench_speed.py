@@ -94,7 +94,7 @@ def test_random_weights(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "drawn textures" in page
     # nothing is judged on one call
     assert all(bar["met"] is None for bar in document["bars"])
-    assert len(document["bars"]) == 10
+    assert len(document["bars"]) == 11
     assert "`unias bench scale`" in document["bars"][-1]["measured"]
     # backbone and the rest, training steps
     assert set(document["parts"]) == {"1", "8"}

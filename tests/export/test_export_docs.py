@@ -28,6 +28,7 @@ def test_every_command_is_of_a_known_kind() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(2400)  # int8 measures its layers: ten minutes on a slow machine
 def test_commands_run_in_order(model_folder: Path, tiny_data: Path, tmp_path: Path) -> None:
     for package in ("onnxscript", "onnxruntime", "openvino", "nncf"):
         pytest.importorskip(package)

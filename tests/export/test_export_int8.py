@@ -178,6 +178,7 @@ def test_one_layer_alone(graph: Any, small_model: Path, tiny_data: Path) -> None
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(2400)  # ten minutes on a slow machine
 def test_whole_way_on_real_photos(tiny_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two real products, a few dozen photos each: quantised, compared, used. Layers are measured on few photos, to be quick."""
     for package in ("onnxscript", "openvino", "nncf"):

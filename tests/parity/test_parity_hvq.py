@@ -137,12 +137,17 @@ def test_photos_do_not_touch_each_other(net: HVQTrans) -> None:
 
 
 def test_one_training_step(net: HVQTrans) -> None:
-    """Both photos of one product: the second is quantised by codes that the first has moved."""
+    """Both photos of one product: the second is quantised by codes that the first has moved.
+
+    In float64, which the authors' numbers agree with to 4e-6: codes that have moved can lie so close together that float32's
+    rounding, another on each kind of processor, decides between them.
+    """
     reference, arrays = load_reference("hvq")
     scalars: dict[str, Any] = reference["scalars"]
-    without_dropout(net)
+    without_dropout(net.double())
     product = labels("train.labels")
-    output = net(level_features(), product)
+    features = {level: values.double() for level, values in level_features().items()}
+    output = net(features, product)
     loss = output.loss()
     loss.backward()
     assert float(loss.detach()) == pytest.approx(scalars["train.loss"], rel=TOLERANCE)
@@ -158,7 +163,7 @@ def test_one_training_step(net: HVQTrans) -> None:
     assert float(total) == pytest.approx(scalars["train.grad_norm_total"], rel=TOLERANCE)
     torch.optim.AdamW(net.parameters(), lr=1e-4, weight_decay=1e-4).step()
     with torch.no_grad():
-        after = net.eval()(level_features(), product)
+        after = net.eval()(features, product)
     assert float(after.loss()) == pytest.approx(scalars["after_step.eval.loss"], rel=TOLERANCE)
     found = {"after_step.map.14": after.map(0.0)[:, None]}
     for level in range(5):

@@ -15,6 +15,7 @@ BEST_TIMES, BEST_TIMES_PLAIN_MACHINE = 6.0, 3.5
 STEP_TIMES, STEP_TIMES_HALF = 1.8, 3.5
 INT8_TIMES, INT8_POINTS = 30.0, 0.5
 HELP_SHARE = 1 / 3
+AUPRO_SHARE = 0.1
 IMAGES_TIME, IMAGES_MEMORY = 1.1, 1.2
 PRODUCTS_TIME, PRODUCTS_MB = 1.05, 0.2
 SERVE_SHARE, SERVE_P99 = 0.9, 3.0
@@ -41,6 +42,7 @@ def speed_bars(document: Document) -> list[Bar]:
         _rest(document["parts"]),
         _small(document),
         _help(document["startup"]),
+        _aupro(document["parts"]),
     ]
     return _marked(bars, "speed", document["quick"])
 
@@ -179,6 +181,17 @@ def _rest(parts: Mapping[str, Any]) -> Bar:
         for batch, share in shares.items()
     ]
     return bar(what, asked, ", ".join(each), all(share <= 1 for share in shares.values()))
+
+
+def _aupro(parts: Mapping[str, Any]) -> Bar:
+    what, asked = (
+        "AUPRO against the maps it judges, `small` float32 eager, batch 8",
+        f"at most {AUPRO_SHARE:g} of their time",
+    )
+    if not parts:
+        return bar(what, asked, "not measured: left out by --only", None)
+    share, milliseconds = parts[BATCH]["aupro_over_maps"], parts[BATCH]["milliseconds"]["AUPRO"]
+    return bar(what, asked, f"{share:.3f} of it ({milliseconds:.1f} ms a photo)", share <= AUPRO_SHARE)
 
 
 def _small(document: Document) -> Bar:

@@ -6,11 +6,10 @@ models and exports -> a fresh process each: first photo, peak memory -> all open
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import statistics
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +35,8 @@ from unias.bench.variants import (
     Variant,
     lacking,
     open_variant,
+    overlap_of,
+    parts_of,
     pick,
     prepare,
     reference,
@@ -50,6 +51,7 @@ from unias.runtime import half_of, set_threads
 
 BATCHES = (1, PHOTOS)
 BLOCKS = {1: Block(3, 0.5, 50), PHOTOS: Block(1, 0.5, 20)}
+AUPRO = "AUPRO"
 PARTS = ("backbone", "backbone, NCHW", "the rest")
 LEFT_OUT = "not measured: left out by --rows-only"
 Row = dict[str, Any]
@@ -286,9 +288,15 @@ class Speed:
                 calls[f"{name}@{batch}"] = _bound(runner, self.subjects[self.rows[name]["model"]].images[:batch])
             if SMALL_EAGER in self.runners:
                 images = self.subjects["small"].images[:batch]
-                parts = _parts_of(self.runners[SMALL_EAGER], images)
+                parts = parts_of(self.runners[SMALL_EAGER], images)
                 calls |= {f"{part}@{batch}": call for part, call in parts.items()}
             blocks |= {name: self.plan.blocks[batch] for name in calls if name not in blocks}
+        if SMALL_EAGER in self.runners:
+            name = f"{AUPRO}@{PHOTOS}"
+            calls[name], blocks[name] = (
+                overlap_of(PHOTOS, self.subjects["small"].images.shape[-1]),
+                self.plan.blocks[PHOTOS],
+            )
         for name, call in self._rates().items():
             calls[name], blocks[name] = call, self.plan.blocks[1]
         return interleave(calls, self.plan.rounds, blocks, self.progress)
@@ -315,7 +323,7 @@ class Speed:
         """``small``: backbone and the rest alone, milliseconds an image, and how they compare round by round."""
         if SMALL_EAGER not in self.runners:
             return {}
-        return {
+        found: dict[str, Any] = {
             str(batch): {
                 "milliseconds": {part: 1000 * typical(done, f"{part}@{batch}") / batch for part in PARTS},
                 "rest_over_backbone": ratio(done, f"backbone@{batch}", f"the rest@{batch}"),
@@ -323,6 +331,10 @@ class Speed:
             }
             for batch in BATCHES
         }
+        maps, aupro = f"{SMALL_EAGER}@{PHOTOS}", f"{AUPRO}@{PHOTOS}"
+        found[str(PHOTOS)]["milliseconds"][AUPRO] = 1000 * typical(done, aupro) / PHOTOS
+        found[str(PHOTOS)]["aupro_over_maps"] = ratio(done, maps, aupro)
+        return found
 
     def _startup(self) -> dict[str, Any]:
         """Of the command line."""
@@ -378,20 +390,3 @@ def fill_probe(row: Row, answers: Sequence[Mapping[str, Any]]) -> None:
 
 def _bound(runner: Runner, images: Tensor) -> Call:
     return lambda: runner(images)
-
-
-def _parts_of(runner: Runner, images: Tensor) -> dict[str, Call]:
-    """The backbone alone, as used and in NCHW; and all the rest alone, from its features."""
-    detector = runner.detector
-    assert isinstance(detector, Detector)
-    backbone = detector.backbone
-    plain = copy.deepcopy(backbone)
-    plain.network.to(memory_format=torch.contiguous_format)
-    with torch.inference_mode():
-        features = backbone(images)
-    calls: dict[str, Callable[[], object]] = {
-        "backbone": lambda: backbone(images),
-        "backbone, NCHW": lambda: plain(images),
-        "the rest": lambda: detector.from_features(features),
-    }
-    return {name: torch.inference_mode()(call) for name, call in calls.items()}

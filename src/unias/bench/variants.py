@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from unias.bench.rounds import Call
 from unias.errors import UsageError
+from unias.evaluation.metrics import aupro
 from unias.inference.store import load_model
 from unias.maps.detector import Detector
 from unias.model.fused import use_form
@@ -149,3 +153,29 @@ def prepare(detector: Detector, form: str) -> Detector:
     else:
         detector.unias.fuse()
     return detector
+
+
+def parts_of(runner: Runner, images: Tensor) -> dict[str, Call]:
+    """The backbone alone, as used and in NCHW; and all the rest alone, from its features."""
+    detector = runner.detector
+    assert isinstance(detector, Detector)
+    backbone = detector.backbone
+    plain = copy.deepcopy(backbone)
+    plain.network.to(memory_format=torch.contiguous_format)
+    with torch.inference_mode():
+        features = backbone(images)
+    calls: dict[str, Callable[[], object]] = {
+        "backbone": lambda: backbone(images),
+        "backbone, NCHW": lambda: plain(images),
+        "the rest": lambda: detector.from_features(features),
+    }
+    return {name: torch.inference_mode()(call) for name, call in calls.items()}
+
+
+def overlap_of(photos: int, size: int) -> Call:
+    """AUPRO, with the ranking that it needs, of noise with a defect of a fifth of the side in each photo."""
+    rng = np.random.default_rng(0)
+    maps = rng.random((photos, size, size), dtype=np.float32)
+    masks = np.zeros(maps.shape, dtype=bool)
+    masks[:, : size // 5, : size // 5] = True
+    return lambda: aupro(masks, maps)
