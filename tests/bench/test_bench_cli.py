@@ -15,7 +15,7 @@ import typer
 
 from unias.cli import app
 
-COMMANDS = ("speed", "scale", "serve", "agree")
+COMMANDS = ("speed", "scale", "serve", "agree", "extend")
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "bench.md"
 MODEL, DATA, OUT = "<model>", "<data>", "<out>"
 FAULTS: list[tuple[int, tuple[str, ...], str]] = [
@@ -35,6 +35,9 @@ FAULTS: list[tuple[int, tuple[str, ...], str]] = [
     (3, ("bench", "agree", "none", "none", "-o", OUT), "none: no such folder"),
     (3, ("bench", "agree", "none", DATA, "-o", OUT), "none: there is no such model folder"),
     (2, ("bench", "agree", "none", DATA, "--photos", "0"), "--photos"),
+    (2, ("bench", "extend", DATA, "-o", OUT), "--newcomer"),
+    (2, ("bench", "extend", DATA, "--newcomer", "screw", "-o", OUT), "--newcomer: 'screw'"),
+    (3, ("bench", "extend", "none", "--newcomer", "screw", "-o", OUT), "none: no such folder"),
 ]
 
 
@@ -118,6 +121,11 @@ def test_faults(
             {"clients": 3, "minutes": 10.0, "batch": 8, "threads": 1, "quick": False},
         ),
         ("agree", ("m", "x", "--photos", "7", "--int8"), {"photos": 7, "int8": True, "threads": 2}),
+        (
+            "extend",
+            ("x", "--newcomer", "a", "--newcomer", "b", "--threads", "1"),
+            {"minutes": 20.0, "steps": None, "subset": None, "common": ["--device", "auto", "--threads", "1", "-q"]},
+        ),
     ],
 )
 def test_options_arrive(

@@ -1,4 +1,4 @@
-"""``unias bench speed``, ``scale``, ``fusion``, ``unknown``, ``serve`` and ``agree``."""
+"""``unias bench speed``, ``scale``, ``fusion``, ``unknown``, ``serve``, ``agree`` and ``extend``."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ def commands(epilog: str) -> typer.Typer:
     group.command(epilog=epilog)(unknown)
     group.command(epilog=epilog)(serve)
     group.command(epilog=epilog)(agree)
+    group.command(epilog=epilog)(extend)
     return group
 
 
@@ -212,6 +213,41 @@ def agree(
         output, model, data, photos=photos, int8=int8, threads=threads, progress=options.progress(quiet)
     )
     options.answer(as_json, document, _closing(document["bars"], output / "agree.md"))
+
+
+def extend(
+    data: Path = typer.Argument(..., help="Folder of photos in MVTec-AD layout, with test photos and masks."),
+    newcomer: list[str] = typer.Option(..., help="A product of it that is added later; again for more."),
+    output: Path = typer.Option(
+        OUTPUT, "-o", "--output", help="Folder of the runs and the report; goes on where it was."
+    ),
+    minutes: float = typer.Option(20.0, min=0.05, help="Time of a training from nothing; an extension gets a fifth."),
+    steps: int | None = typer.Option(None, min=1, help="Number of steps instead of minutes."),
+    seed: int = typer.Option(0, min=0, help="Seed of all runs."),
+    subset: Path | None = Subset,
+    device: str = options.Device,
+    threads: int | None = options.Threads,
+    as_json: bool = options.AsJson,
+    quiet: bool = options.Quiet,
+) -> None:
+    """What a model keeps and learns when a product is added later, against training from nothing: extend.md and extend.json.
+
+    For each newcomer one training and two extensions, and one training for all of them. A killed run goes on by the same command.
+    """
+    from unias.bench.extend import run_extend
+
+    document = run_extend(
+        data,
+        output,
+        newcomer,
+        minutes=minutes,
+        steps=steps,
+        seed=seed,
+        subset=subset,
+        common=options.common(device, threads, quiet),
+        progress=options.progress(quiet),
+    )
+    options.answer(as_json, document, _closing(document["bars"], output / "extend.md"))
 
 
 def _closing(bars: list[dict[str, object]], page: Path) -> str:

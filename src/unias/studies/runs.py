@@ -32,10 +32,19 @@ RESULT = "result.json"
 
 @dataclass(frozen=True)
 class Job:
-    """One run. name: of its folder. train: arguments of ``unias train`` beside data and output."""
+    """One run.
+
+    Attributes:
+        name: of its folder.
+        train: arguments of the command that makes the model, beside its output.
+        command: the command and what it reads; None = ``unias train`` on the study's data.
+        tests: folder that the model is evaluated on; None = the study's data.
+    """
 
     name: str
     train: tuple[str, ...]
+    command: tuple[str, ...] | None = None
+    tests: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -121,11 +130,13 @@ def perform(
         if not (model / "manifest.json").is_file():
             progress.say(f"{job.name} ({place} of {len(jobs)}): training")
             resume = ["--resume"] if (model / "train_state").is_dir() else []
-            _child(job.name, home, ["train", str(data), "-o", str(model), *job.train, *common, *resume])
+            command = job.command or ("train", str(data))
+            _child(job.name, home, [*command, "-o", str(model), *job.train, *common, *resume])
         if not (evaluation / "metrics.json").is_file():
             progress.say(f"{job.name} ({place} of {len(jobs)}): evaluating")
             shutil.rmtree(evaluation, ignore_errors=True)
-            _child(job.name, home, ["evaluate", str(model), str(data), "-o", str(evaluation), *evaluate, *common])
+            tests = str(job.tests or data)
+            _child(job.name, home, ["evaluate", str(model), tests, "-o", str(evaluation), *evaluate, *common])
         write_json(folder / RESULT, _result(folder))
         done.append(read(job.name, folder))
     return done
