@@ -150,7 +150,7 @@ def tiny_config() -> Config:
             cnn_residual=True,
             head="subpixel",
         ),
-        maps=MapConfig(fusion="mean", weights=(0.5, 1.0, 2.0, 1.0), local_sigma=5.0, drawn=2),
+        maps=MapConfig(fusion="mean", weights=(0.5, 1.0, 2.0, 1.0), local_sigma=5.0, wide_sigma=8.0, drawn=2),
         train=TrainConfig(
             recipe="none",
             batch_size=4,

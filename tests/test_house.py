@@ -40,7 +40,8 @@ GROUPS = (
     ("studio",),
     ("run",),
     ("api",),
-    ("convert", "demo", "extension", "bench"),  # what the commands of these names call
+    ("convert", "demo", "extension"),
+    ("refit", "bench"),  # what the commands of these names call
     ("cli",),
     ("__main__",),
 )

@@ -96,8 +96,9 @@ class MapConfig:
     weights: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)  # of levels 4, 3, 2, 1 in `mean`
     power: float = 1.0  # `mean`: levels are raised to it first; 1 = sum, towards 0 = product
     local_sigma: float = 0.0  # `mean`: sigma of a place's surroundings, in pixels of level 1's map at 224; 0 = off
+    wide_sigma: float = 0.0  # `mean`: sigma of a last blur that a product's rule may ask for, as above; 0 = never
     local_spread: float = 0.8  # `mean`: photo-to-photo deviation of the log local noise at which both weigh alike
-    drawn: int = 0  # `mean`: photos a product that defects are drawn into to choose weights and power; 0 = the above
+    drawn: int = 0  # `mean`: photos a product that defects are drawn into to choose the rule; 0 = the above
     kernels: tuple[int, ...] = (3, 5, 7, 9)  # Gaussian smoothing of levels 4, 3, 2, 1; sigma = kernel / 3
 
     def __post_init__(self) -> None:
@@ -107,13 +108,11 @@ class MapConfig:
         if (
             min(self.weights) < 0
             or sum(self.weights) <= 0
-            or self.local_sigma < 0
+            or min(self.local_sigma, self.wide_sigma) < 0
             or min(self.local_spread, self.power) <= 0
             or self.drawn < 0
         ):
-            raise UsageError(
-                "maps: weights must be at least 0 and not all 0, local_sigma at least 0, local_spread above 0."
-            )
+            raise UsageError("maps: weights must be at least 0 and not all 0, sigmas at least 0, local_spread above 0.")
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,9 @@ PRESETS: dict[str, Config] = {
     "small": Config(
         preset="small",
         model=ARCHITECTURES["small"],
-        maps=MapConfig(fusion="mean", weights=(2.0, 3.0, 3.0, 1.0), power=0.7, local_sigma=5.0, drawn=40),
+        maps=MapConfig(
+            fusion="mean", weights=(2.0, 3.0, 3.0, 1.0), power=0.7, local_sigma=5.0, wide_sigma=8.0, drawn=80
+        ),
         train=TrainConfig(
             recipe="auto",
             batch_size=8,

@@ -12,7 +12,9 @@ import torch
 from sklearn.metrics import average_precision_score
 
 import unias
-from unias.calibration.fusion import OPACITIES, SIZES, VARIANTS, _drawn, choose_rule, halved, precision
+from unias.calibration.fusion import VARIANTS, _drawn, choose_rule, draw_on_part, halved, precision
+from unias.data.decode import read_photo, to_display, to_input
+from unias.data.defects import KINDS
 from unias.data.layouts import scan
 from unias.maps.detector import Detector
 
@@ -39,16 +41,31 @@ def test_halved_masks_are_never_empty() -> None:
     assert found[1, 1:3, 1:3].all()
 
 
-def test_drawn_on_every_photo_in_every_size_and_opacity(tiny_data: Path, tiny_config: Any) -> None:
+def test_defects_lie_on_the_part_and_are_no_larger_than_it() -> None:
+    """A bar of 24 pixels in a photo of 256: no defect may be farther from it than its own square reaches, or larger than that."""
+    photo = np.full((256, 256, 3), 200, dtype=np.uint8)
+    photo[20:236, 100:124] = 40
+    for seed, kind in enumerate(KINDS):
+        drawn, mask = draw_on_part(photo, kind, np.random.default_rng(seed))
+        rows, columns = np.nonzero(mask)
+        assert len(rows) > 0
+        assert np.array_equal((drawn != photo).any(axis=2), mask)
+        assert columns.min() > 100 - 40
+        assert columns.max() < 124 + 40
+        assert max(np.ptp(rows), np.ptp(columns)) < 40
+
+
+def test_drawn_on_every_photo_in_every_opacity(tiny_data: Path, tiny_config: Any) -> None:
     samples = scan(tiny_data).train()[:3]
     batches = list(_drawn(samples, tiny_config, seed=0))
     images, masks = (np.concatenate(part) for part in zip(*batches, strict=True))
     assert images.shape == (3 * VARIANTS, 3, 128, 128)
     assert images.dtype == np.float32
     assert masks.any(axis=(1, 2)).all()
-    areas = masks.mean(axis=(1, 2)).reshape(3, len(SIZES), len(OPACITIES))
-    assert (areas[:, :, 0] == areas[:, :, 1]).all()  # the same defect, paler
-    assert (areas[:, 0, 0] > areas[:, -1, 0]).all()
+    assert np.array_equal(masks[0::2], masks[1::2])  # the same defect, paler
+    clean = np.stack([to_input(read_photo(to_display(read_photo(sample.path), 256)), 128) for sample in samples])
+    strong, weak = (np.abs(images[place::2] - clean).mean(axis=(1, 2, 3)) for place in (0, 1))
+    assert (weak < 0.7 * strong).all()
     again = np.concatenate([one for one, _ in _drawn(samples, tiny_config, seed=0)])
     assert np.array_equal(images, again)
 
@@ -87,7 +104,10 @@ def test_training_keeps_what_it_chose(model: Any, model_folder: Path) -> None:
 
     statistics = unias.load(model_folder, device="cpu").detector.statistics
     assert torch.equal(statistics.weights, model.detector.statistics.weights)
-    known = {(tuple(rule.weights), round(rule.power, 3)) for rule in usable((4, 3, 2, 1))}
-    for weights, power in zip(statistics.weights.tolist(), statistics.power.tolist(), strict=True):
-        assert (tuple(weights), round(power, 3)) in known
+    assert torch.equal(statistics.wide, model.detector.statistics.wide)
+    known = {(rule.weights, round(rule.power, 3), rule.wide) for rule in usable((4, 3, 2, 1), wide=True)}
+    for place, info in enumerate(model.products):
+        rule = statistics.rule(place)
+        assert (rule.weights, round(rule.power, 3), rule.wide) in known
+        assert info.blurred is rule.wide
     assert model.config.maps.drawn == 2

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor
 
 from unias.config import LEVELS
+from unias.inference.predictor import Model
+from unias.maps.detector import Detector
 from unias.maps.fusion import NEARLY_PRODUCT, RULES, Rule, power_mean, usable
 
 
@@ -64,4 +68,25 @@ def test_usable_rules_differ_and_weigh_something(levels: tuple[int, ...]) -> Non
     if len(levels) > 1:
         assert not any(torch.allclose(a, b) for place, a in enumerate(maps) for b in maps[place + 1 :])
     assert len(usable(LEVELS)) == len(RULES)
+    assert len(usable(LEVELS, wide=True)) == 2 * len(RULES)
     assert len(usable((1,))) == 1
+
+
+def test_each_product_is_blurred_or_not(model: Model) -> None:
+    """The last blur of ``fuse`` is that of ``mean_by``, product by product; photos of others stay as they were."""
+    detector = copy.deepcopy(model.detector)
+    assert isinstance(detector, Detector)
+    generator = torch.Generator().manual_seed(0)
+    levels = {level: torch.rand((2, 64, 64), generator=generator) for level in LEVELS}
+    product = torch.tensor([0, 1])
+    sharp = Rule((1.0, 1.0, 1.0, 1.0), 0.7)
+    for place, wide in ((0, False), (1, True)):
+        detector.statistics.set_rule(place, sharp._replace(wide=wide))
+        assert detector.statistics.rule(place).wide is wide
+    ratios = detector.ratios(levels, product)
+    found, plain = detector.fuse(levels, product), detector.mean_by(ratios, sharp)
+    blurred = detector.mean_by(ratios, sharp._replace(wide=True))
+    assert torch.allclose(found[0], plain[0])
+    assert torch.allclose(found[1], blurred[1])
+    assert blurred[1].std() < 0.5 * plain[1].std()
+    assert blurred[1].mean() == pytest.approx(float(plain[1].mean()), rel=0.02)

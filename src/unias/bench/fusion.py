@@ -85,10 +85,8 @@ def _product(
     model: Model, detector: Detector, place: int, samples: Sequence[Sample], progress: Progress
 ) -> dict[str, Any]:
     """{"product": pAP of the paper's fusion, "default", "chosen", "best", "best_rule", "rule"} of one product."""
-    rules = usable(detector.unias.levels)
-    statistics = detector.statistics
-    weights = statistics.weights[place].tolist()
-    chosen = Rule((weights[0], weights[1], weights[2], weights[3]), float(statistics.power[place]))
+    rules = usable(detector.unias.levels, detector.wide is not None)
+    chosen = detector.statistics.rule(place)
     kinds: list[Rule | None] = [None, detector.default_rule, chosen, *rules]
     maps: list[list[NDArray[np.float32]]] = [[] for _ in kinds]
     masks = []
@@ -123,7 +121,9 @@ def _product(
 
 
 def _words(rule: Rule) -> str:
-    return f"{' '.join(f'{weight:g}' for weight in rule.weights)}, power {rule.power:g}"
+    return (
+        f"{' '.join(f'{weight:g}' for weight in rule.weights)}, power {rule.power:g}{', blurred' if rule.wide else ''}"
+    )
 
 
 def _summary(rows: dict[str, dict[str, Any]]) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """Which fusion suits a product, without a label: by defects drawn into its training photos.
 
 Drawn defects are no real ones, and what counts is which rule they favour. Three things were needed until they favoured the right
-ones (docs/LOG.md): small and faint ones beside the plain ones; each photo judged by itself, so that large defects do not decide
-alone; the logarithm of its precision, so that a defect found counts more where it is hard to find.
+ones (docs/LOG.md): they lie on the part and are no larger than it is thick (``foreground``), so that a thin part asks for sharp
+maps and a texture for wide ones; faint ones stand beside plain ones; each photo is judged by itself, so that large ones do not
+decide alone.
 
 Legend: n photos, h x h the size of level maps, S x S the model's input.
 """
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from unias.calibration.foreground import foreground, thickness
 from unias.config import Config
 from unias.data.decode import read_photo, to_display, to_input
 from unias.data.defects import KINDS, MIN_SIDE, draw_defect
@@ -26,11 +28,10 @@ from unias.data.split import spaced
 from unias.maps.detector import Detector
 from unias.maps.fusion import Rule, usable
 
-SIZES = (1.0, 0.5, 0.25)  # of a drawn defect, as a share of the generator's usual size
 OPACITIES = (1.0, 0.5)
-VARIANTS = len(SIZES) * len(OPACITIES)
+VARIANTS = len(OPACITIES)
 FINER = 2  # photos are drawn on at so many times the model's input
-FLOOR = 0.02  # of precision, before its logarithm
+DIAMETER = 1.5  # of a part, about, over the side of the largest square in it
 BATCH = 8
 
 Bools = NDArray[np.bool_]
@@ -40,13 +41,13 @@ Bools = NDArray[np.bool_]
 def choose_rule(
     detector: Detector, samples: Sequence[Sample], place: int, config: Config, photos: int, seed: int
 ) -> tuple[Rule, float]:
-    """The rule that finds drawn defects best, and by how much: its mean log precision over that of the settings' own rule.
+    """The rule that finds drawn defects best, and by how much: its mean precision over that of the settings' own rule.
 
     Args:
         samples: training photos of one product; ``photos`` of them, evenly spaced, are drawn on.
         place: of the product. Its level means and local share must be fitted.
     """
-    rules = usable(detector.unias.levels)
+    rules = usable(detector.unias.levels, detector.wide is not None)
     scores: list[Tensor] = []
     for images, masks in _drawn([samples[i] for i in spaced(len(samples), photos)], config, seed):
         pixels = torch.from_numpy(images).to(detector.device)
@@ -55,7 +56,7 @@ def choose_rule(
         truth = halved(torch.from_numpy(masks).to(detector.device))
         found = [precision(detector.mean_by(ratios, rule), truth) for rule in (*rules, detector.default_rule)]
         scores.append(torch.stack(found))
-    means = torch.cat(scores, dim=1).add(FLOOR).log().mean(dim=1)
+    means = torch.cat(scores, dim=1).mean(dim=1)
     best = int(means[:-1].argmax())
     return rules[best], float(means[best] - means[-1])
 
@@ -76,21 +77,20 @@ def halved(masks: Tensor) -> Tensor:
 
 
 def _drawn(samples: Sequence[Sample], config: Config, seed: int) -> Iterator[tuple[NDArray[np.float32], Bools]]:
-    """Batches of (images (n, 3, S, S) in [0, 1], masks (n, S, S)): every photo with a defect of each size and opacity."""
+    """Batches of (images (n, 3, S, S) in [0, 1], masks (n, S, S)): every photo with one defect in each opacity."""
     images: list[NDArray[np.float32]] = []
     masks: list[Bools] = []
     at_once = max(1, BATCH // config.tiling.views)
     for number, sample in enumerate(samples):
         rng = np.random.default_rng([seed, number, 5])
         photo = to_display(read_photo(sample.path, config.bits), FINER * config.input_size)
-        for size in SIZES:
-            drawn, mask = _one(photo, size, KINDS[number % len(KINDS)], rng)
-            small = _shrunk(mask, config.input_size)
-            for opacity in OPACITIES:
-                mixed = photo + opacity * (drawn.astype(np.float32) - photo)
-                picture = read_photo(mixed.round().astype(np.uint8))
-                images.append(to_input(picture, config.input_size))
-                masks.append(small)
+        drawn, mask = draw_on_part(photo, KINDS[number % len(KINDS)], rng)
+        small = _shrunk(mask, config.input_size)
+        for opacity in OPACITIES:
+            mixed = photo + opacity * (drawn.astype(np.float32) - photo)
+            picture = read_photo(mixed.round().astype(np.uint8))
+            images.append(to_input(picture, config.input_size))
+            masks.append(small)
         while len(images) >= at_once:
             yield np.stack(images[:at_once]), np.stack(masks[:at_once])
             del images[:at_once], masks[:at_once]
@@ -98,13 +98,17 @@ def _drawn(samples: Sequence[Sample], config: Config, seed: int) -> Iterator[tup
         yield np.stack(images), np.stack(masks)
 
 
-def _one(photo: NDArray[np.uint8], size: float, kind: str, rng: np.random.Generator) -> tuple[NDArray[np.uint8], Bools]:
-    """A defect drawn into a part of the photo, so that it is ``size`` times as large as usual."""
-    side = max(MIN_SIDE, int(len(photo) * size))
-    top, left = (int(value) for value in rng.integers(0, len(photo) - side + 1, 2))
-    part = np.s_[top : top + side, left : left + side]
+def draw_on_part(photo: NDArray[np.uint8], kind: str, rng: np.random.Generator) -> tuple[NDArray[np.uint8], Bools]:
+    """(h, h, 3) with a defect drawn into a square as large as the part is thick, around a place of the part; its mask (h, h)."""
+    part = foreground(photo)
+    length = len(photo)
+    side = int(min(length, max(MIN_SIDE, DIAMETER * thickness(part))))
+    rows, columns = np.nonzero(part)
+    chosen = int(rng.integers(len(rows)))
+    top, left = (int(np.clip(place[chosen] - side // 2, 0, length - side)) for place in (rows, columns))
+    square = np.s_[top : top + side, left : left + side]
     drawn, mask = photo.copy(), np.zeros(photo.shape[:2], dtype=bool)
-    drawn[part], mask[part], _ = draw_defect(np.ascontiguousarray(photo[part]), rng, kind)
+    drawn[square], mask[square], _ = draw_defect(np.ascontiguousarray(photo[square]), rng, kind)
     return drawn, mask
 
 

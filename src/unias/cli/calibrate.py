@@ -33,6 +33,11 @@ def calibrate(
     by_session: bool = typer.Option(
         False, "--by-session", help="How far the promise holds from one recording session to another; moves nothing."
     ),
+    refit: bool = typer.Option(
+        False,
+        "--refit",
+        help="Fit statistics, fusions and cuts anew on --data, by this version's settings; the weights stay.",
+    ),
     dry_run: bool = typer.Option(False, "--dry-run", help="Show the price, change nothing."),
     device: str = options.Device,
     threads: int | None = options.Threads,
@@ -55,6 +60,17 @@ def calibrate(
 
         found = sessions(load(model, device), data)
         options.answer(as_json, {"sessions": [dataclasses.asdict(one) for one in found]}, "\n".join(describe(found)))
+        return
+    wishes = [wish is not None for wish in (false_alarms, good, missed, min_area, product)]
+    if refit:
+        from unias.refit import refit as fit_anew
+
+        if data is None or any(wishes) or ignore or dry_run:
+            raise UsageError("--refit: needs --data, and goes with -o alone. Give the other wishes to a second call.")
+        fitted = fit_anew(model, data, output or model, device=device, threads=threads, progress=progress)
+        lines = [f"{info.name}: {info.cut.describe()}" for info in fitted.products]
+        text = "\n".join([*lines, f"Model: {output or model}"])
+        options.answer(as_json, {"model": output or model, "products": [info.name for info in fitted.products]}, text)
         return
     if all(wish is None for wish in (false_alarms, good, missed, min_area)) and not ignore:
         raise UsageError(

@@ -31,7 +31,7 @@ PASSED = (
     "StridedSlice",
     "Convert",
 )
-ALWAYS_FLOAT = ("graph", "local", "level_maps", "statistics", "unias.filter", "unias.standardize")
+ALWAYS_FLOAT = ("graph", "local", "wide", "level_maps", "statistics", "unias.filter", "unias.standardize")
 
 
 @dataclass(frozen=True)

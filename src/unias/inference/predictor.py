@@ -128,14 +128,15 @@ class Model:
     def smallest_defect(self, size: tuple[int, int], product: str | None = None) -> tuple[float, float] | None:
         """(height, width) in pixels of the smallest defect that keeps half its contrast in a photo of ``size`` = (height, width).
 
-        It rests on the grid of the levels and their smoothing, not on the photos (``maps.resolution`` says how), and on the least
-        area that a region must have (of ``product``, or the largest of all). None for systems beside UniAS, whose grids are
-        their own.
+        It rests on the grid of the levels and their smoothing, not on the photos (``maps.resolution`` says how), and on a last
+        blur and the least area that a region must have (of ``product``, or the largest of all). None for systems beside UniAS,
+        whose grids are their own.
         """
         if self.config.system != UNIAS:
             return None
-        areas = [info.min_area for info in self.products if product in (None, info.name)]
-        return smallest_defect(size, self.config, max(areas, default=1))
+        chosen = [info for info in self.products if product in (None, info.name)]
+        area = max((info.min_area for info in chosen), default=1)
+        return smallest_defect(size, self.config, area, any(info.blurred for info in chosen))
 
     def predict(
         self,

@@ -309,6 +309,9 @@ def _zone(stored: Tensor | None, size: int) -> NDArray[np.bool_] | None:
 def _fill(
     detector: Detector | SystemDetector, model: dict[str, Tensor], statistics: dict[str, Tensor], home: Path
 ) -> None:
+    statistics.setdefault(
+        "wide", torch.zeros(len(detector.statistics.products))
+    )  # models from before there was a choice
     detector.statistics.load_state_dict(statistics)
     missing, unexpected = detector.load_state_dict(model, strict=False)
     missing = [name for name in missing if not name.startswith("statistics.")]

@@ -76,8 +76,8 @@ class Detector(nn.Module):
         self.size = self.tiling.side
         self.blend = Blend(self.tiling, STRIDES[1])
         self.level_maps = LevelMaps(config.kernels, size // 2)
-        sigma = config.local_sigma * size / 224
-        self.local = GaussianBlur(2 * round(2 * sigma) + 1, sigma) if sigma > 0 else None
+        self.local = _blur(config.local_sigma * size / 224)
+        self.wide = _blur(config.wide_sigma * size / 224)
 
     @property
     def device(self) -> torch.device:
@@ -128,7 +128,14 @@ class Detector(nn.Module):
         if self.config.fusion == "product":
             return product_fusion(dict(levels))
         statistics = self.statistics
-        return power_mean(self.ratios(levels, product), statistics.weights[product], statistics.power[product])
+        fused = power_mean(self.ratios(levels, product), statistics.weights[product], statistics.power[product])
+        return fused if self.wide is None else self.widened(fused, statistics.wide[product])
+
+    def widened(self, fused: Tensor, share: Tensor) -> Tensor:
+        """(N, h, h) blurred where share (N,) is 1, as it was where that is 0."""
+        assert self.wide is not None
+        blurred: Tensor = self.wide(fused[:, None])[:, 0]
+        return fused + share[:, None, None] * (blurred - fused)
 
     def ratios(self, levels: Mapping[int, Tensor], product: Tensor) -> dict[int, Tensor]:
         """Each level over what is usual: its product's mean on training photos, and, as far as the product's local share says,
@@ -147,10 +154,16 @@ class Detector(nn.Module):
         """The map by another rule than the product's own."""
         one = next(iter(ratios.values()))
         weights = torch.tensor(rule.weights, device=one.device).expand(len(one), -1)
-        return power_mean(ratios, weights, torch.full((len(one),), rule.power, device=one.device))
+        fused = power_mean(ratios, weights, torch.full((len(one),), rule.power, device=one.device))
+        return self.widened(fused, torch.ones(len(one), device=one.device)) if rule.wide else fused
 
     @property
     def default_rule(self) -> Rule:
         """The settings' own."""
         first, second, third, fourth = self.config.weights
         return Rule((first, second, third, fourth), self.config.power)
+
+
+def _blur(sigma: float) -> GaussianBlur | None:
+    """Two sigmas far; None for 0."""
+    return GaussianBlur(2 * round(2 * sigma) + 1, sigma) if sigma > 0 else None

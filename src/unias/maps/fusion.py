@@ -23,10 +23,11 @@ LEAST = 1e-6
 
 
 class Rule(NamedTuple):
-    """weights of levels 4, 3, 2, 1 (coarse to fine); power > 0."""
+    """weights of levels 4, 3, 2, 1 (coarse to fine); power > 0; wide: the fused map is blurred once more."""
 
     weights: tuple[float, float, float, float]
     power: float
+    wide: bool = False
 
 
 # What the choice is among: all levels, the coarse ones, the fine ones, the middle; as a product and as a sum of powers.
@@ -60,14 +61,14 @@ def power_mean(ratios: Mapping[int, Tensor], weights: Tensor, power: Tensor) -> 
     return mean ** (1 / exponent)
 
 
-def usable(levels: tuple[int, ...]) -> list[Rule]:
-    """The rules that weigh at least one of the levels, without those that come to the same."""
-    found: dict[tuple[tuple[float, ...], float], Rule] = {}
-    for rule in RULES:
+def usable(levels: tuple[int, ...], wide: bool = False) -> list[Rule]:
+    """The rules that weigh at least one of the levels, without those that come to the same; with the blurred ones if ``wide``."""
+    found: dict[tuple[tuple[float, ...], float, bool], Rule] = {}
+    for rule in (*RULES, *(rule._replace(wide=True) for rule in RULES if wide)):
         own = [rule.weights[LEVELS.index(level)] for level in levels]
         if sum(own) > 0:
             power = (
                 rule.power if sum(weight > 0 for weight in own) > 1 else 1.0
             )  # of one level alone any power is the same
-            found.setdefault((tuple(weight / sum(own) for weight in own), power), rule)
+            found.setdefault((tuple(weight / sum(own) for weight in own), power, rule.wide), rule)
     return list(found.values())

@@ -28,42 +28,52 @@ CELLS = 24  # of level 4, in the line that is looked at: wide enough for a defec
 STEPS = 16  # places of the defect within the coarsest cell
 
 
-def smallest_defect(photo: tuple[int, int], config: Config, min_area: int = 1) -> tuple[float, float]:
+def smallest_defect(
+    photo: tuple[int, int], config: Config, min_area: int = 1, blurred: bool = False
+) -> tuple[float, float]:
     """(height, width) in pixels of a photo of that (height, width).
 
-    min_area: pixels of the model's map that a region must have to count; its square is the least.
+    min_area: pixels of the model's map that a region must have to count; its square is the least. blurred: the product's fused
+    map is blurred once more.
     """
-    side = max(smallest_square(config.maps.kernels, config.model.levels), min_area**0.5)
+    wide = config.maps.wide_sigma * config.size / 224 if blurred else 0.0
+    side = max(smallest_square(config.maps.kernels, config.model.levels, wide), min_area**0.5)
     return side * photo[0] / config.input_size, side * photo[1] / config.input_size
 
 
 @functools.cache
-def smallest_square(kernels: tuple[int, ...], levels: tuple[int, ...] = LEVELS) -> float:
+def smallest_square(kernels: tuple[int, ...], levels: tuple[int, ...] = LEVELS, wide: float = 0.0) -> float:
     """Side of the smallest defect in pixels of the model's input, to a quarter of one.
 
-    kernels: smoothing kernels of levels 4, 3, 2, 1.
+    kernels: smoothing kernels of levels 4, 3, 2, 1. wide: sigma of a last blur in cells of level 1.
     """
     sides = [quarter / 4 for quarter in range(1, 4 * 8 * STRIDES[4])]
     for side in sides:
-        if max(kept(side, level, kernels[LEVELS.index(level)]) for level in levels) >= HALF:
+        if max(kept(side, level, kernels[LEVELS.index(level)], wide) for level in levels) >= HALF:
             return side
     return sides[-1]
 
 
-def kept(side: float, level: int, kernel: int) -> float:
+def kept(side: float, level: int, kernel: int, wide: float = 0.0) -> float:
     """Share of a large defect's height in the level's map that a square of ``side`` input pixels keeps, mean over places."""
     stride = STRIDES[level]
     length = CELLS * STRIDES[4]
     edges = np.arange(0, length + 1, stride, dtype=np.float64)
     places = np.arange(1, length, STRIDES[1])  # the middles of level 1's cells
-    offsets = np.arange(-(kernel // 2), kernel // 2 + 1)
-    weights = np.exp(-(offsets**2) / (2 * (kernel / 3) ** 2))
+    weights = _gaussian(kernel // 2, kernel / 3)
+    if wide > 0:
+        weights = np.convolve(weights, _gaussian(round(2 * wide), wide))
     peaks = []
     for step in range(STEPS):
         start = length / 2 + stride * step / STEPS
         lifted = np.interp(places, edges[:-1] + stride / 2, _covered(edges, start, start + side))
         peaks.append(np.convolve(lifted, weights / weights.sum(), mode="same").max())
     return float(np.mean(peaks)) ** 2  # rows and columns alike: everything here is separable
+
+
+def _gaussian(reach: int, sigma: float) -> Line:
+    offsets = np.arange(-reach, reach + 1)
+    return np.exp(-(offsets**2) / (2 * sigma**2))
 
 
 def _covered(edges: Line, start: float, end: float) -> Line:

@@ -32,7 +32,7 @@ class ProductStatistics(nn.Module):
     """Per product: the class mean of pooled features, the level maps' means, and how far surroundings decide.
 
     Buffers: prototypes (P, F), whitening (F, F), reach (P,), level_mean (P, 4) with columns for levels 4, 3, 2, 1, local_share
-    (P,) in [0, 1], weights (P, 4) and power (P,) of the fusion. They change nothing until they are fitted.
+    (P,) in [0, 1], weights (P, 4), power (P,) and wide (P,), 0 or 1, of the fusion. They change nothing until they are fitted.
     """
 
     prototypes: Tensor
@@ -42,6 +42,7 @@ class ProductStatistics(nn.Module):
     local_share: Tensor
     weights: Tensor
     power: Tensor
+    wide: Tensor
 
     def __init__(self, products: Sequence[str], channels: Mapping[int, int], rule: Rule = SUM) -> None:
         super().__init__()
@@ -54,12 +55,19 @@ class ProductStatistics(nn.Module):
         self.register_buffer("local_share", torch.zeros(count))
         self.register_buffer("weights", torch.tensor(rule.weights).repeat(count, 1))
         self.register_buffer("power", torch.full((count,), float(rule.power)))
+        self.register_buffer("wide", torch.full((count,), float(rule.wide)))
 
     @torch.no_grad()
     def set_rule(self, index: int, rule: Rule) -> None:
         """Fuse one product's levels by another rule."""
         self.weights[index] = torch.tensor(rule.weights)
         self.power[index] = rule.power
+        self.wide[index] = float(rule.wide)
+
+    def rule(self, index: int) -> Rule:
+        """By which one product's levels are fused."""
+        first, second, third, fourth = self.weights[index].tolist()
+        return Rule((first, second, third, fourth), float(self.power[index]), bool(self.wide[index]))
 
     def recognise(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
         """(product, novelty) of each photo, (N,) int64 and (N,) float32.

@@ -150,6 +150,7 @@ class TrainingRun:
                     held_out=keys,
                     held_out_scores=tuple(own),
                     lower=self.lower[index] * scale,
+                    blurred=bool(detector.statistics.wide[index]),
                 )
             )
             if cut.promise.missing:
