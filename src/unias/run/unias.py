@@ -26,7 +26,7 @@ from unias.training.task import UniASTask
 
 DRAWN_SHARE = 0.06  # of the minutes, at most, for choosing fusions
 FEWEST_DRAWN = 16  # photos a product; fewer choose by chance (40 gave the same from three seeds, docs/LOG.md)
-RULES_SECONDS = 0.04  # drawing one defect and judging one photo by every rule
+RULES_SECONDS = 0.08  # drawing one defect and judging one photo by every rule
 
 
 class UniASRun(TrainingRun):
