@@ -76,7 +76,7 @@ def extend(
     ):
         dataset = check_photos(dataset, config.bits, False, progress)
         fresh = hold_out_products(dataset.train(), seed, config.train.hold_out, config.train.hold_out_least)
-        known = old_split(folder, stored.products, old, Path(spare), progress)
+        known = _old_split(folder, stored.products, old, Path(spare), progress)
         split = joined(known, fresh)
         names = ", ".join(f"{name} ({len(own)} + {len(held)} held out)" for name, (own, held) in fresh.items())
         progress.say(f"learning {names}; rehearsing {sum(len(own) for own, _ in known.values())} old photos")
@@ -119,7 +119,7 @@ def joined(known: Split, fresh: Split) -> Split:
     return split
 
 
-def old_split(
+def _old_split(
     folder: Path, products: Sequence[ProductInfo], old: Path | str | None, spare: Path, progress: Progress
 ) -> Split:
     """{product: (training photos, held-out photos)} from the old folder, or the kept photos alone."""

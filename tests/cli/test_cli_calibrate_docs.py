@@ -48,7 +48,7 @@ def test_commands_run(tmp_path: Path) -> None:
     lines = [
         line.split("  #")[0] for block in re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL) for line in block.splitlines()
     ]
-    assert len(lines) == 9
+    assert len(lines) == 10
     pixels = rng.normal(0, 12, (8, 64, 64)) + np.linspace(30, 220, 64)
     for place, name in (("new-product/nut/train/good", "n"), ("heap", "n")):
         (tmp_path / place).mkdir(parents=True)

@@ -100,7 +100,7 @@ def test_predict_to_json(cli: Any, model_folder: Path, various: Path, tmp_path: 
     assert summary["photos"] == summary["ok"] + summary["failed"] == 3
     assert summary["unreadable"] == []
     assert summary["smallest_defect"]["photo"] == [96, 96]
-    assert 3 < summary["smallest_defect"]["defect"][0] < 9
+    assert 3 < summary["smallest_defect"]["defect"][0] < 20  # more where the model blurs its maps
     assert "smallest defect that keeps half its contrast: about" in answer.err
     rows = rows_of(tmp_path / "out")
     assert {row["product"] for row in rows} == {"plaque gravée"}

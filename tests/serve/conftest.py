@@ -53,5 +53,6 @@ def defective(model: Model, photos: list[Path]) -> Path:
 
 @pytest.fixture(scope="session")
 def good(model: Model, tiny_data: Path) -> Path:
-    """A photo that the tiny model passes: there is always one among those that its cuts rest on."""
-    return next(photo for photo in sorted(tiny_data.glob("*/train/good/*.png")) if model.predict(photo).ok)
+    """A photo that the tiny model passes, and not by a hair: those that its cuts rest on lie on them to rounding."""
+    photos = sorted(tiny_data.glob("*/train/good/*.png"))
+    return next(photo for photo in photos if (found := model.predict(photo)).ok and found.pred_score < 0.49)
