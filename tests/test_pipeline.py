@@ -354,10 +354,10 @@ def test_cached_and_uncached_agree(retrain: Any, model_folder: Path, model: Mode
 
 @pytest.mark.slow
 def test_minutes_fix_the_steps_and_steps_repeat_the_run(retrain: Any, tiny_config: Config) -> None:
-    timed = retrain("timed", minutes=0.13)
+    timed = retrain("timed", minutes=0.3)
     steps = timed.model.record["steps"]
     assert steps > 2
-    assert timed.model.record["minutes_asked"] == 0.13
+    assert timed.model.record["minutes_asked"] == 0.3
     assert (timed.model.config.train.steps, timed.model.config.train.minutes) == (steps, None)
     assert any(f"repeat exactly with --steps {steps}" in line for line in timed.said)
     assert any("--config and the config.yaml" in line for line in timed.said)  # no time to choose fusions
