@@ -40,8 +40,7 @@ GROUPS = (
     ("studio",),
     ("run",),
     ("api",),
-    ("convert", "demo", "extension"),
-    ("refit", "bench"),  # what the commands of these names call
+    ("convert", "demo", "extension", "refit", "bench"),  # what the commands of these names call
     ("cli",),
     ("__main__",),
 )

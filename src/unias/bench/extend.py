@@ -14,7 +14,7 @@ from typing import Any
 from unias.bench.bars import Bar, bar
 from unias.bench.growth import gathered, product_folders
 from unias.bench.pages import bar_lines
-from unias.data.layouts import Dataset, require_test, require_training, scan
+from unias.data.layouts import require_test, require_training, scan
 from unias.errors import UsageError
 from unias.files import read_lines, write_json, write_text
 from unias.progress import Progress
@@ -64,8 +64,9 @@ def run_extend(
     if len(folders) < 2:
         raise UsageError(f"{root}: one product only; a newcomer needs others to be added to.")
     lines = None if subset is None else read_lines(subset)
-    check_subsets(dataset, {} if subset is None else {COUNTED: subset})
-    claim(home, _request(dataset, minutes, steps, seed, subset, common))
+    subsets = {} if subset is None else {COUNTED: subset}
+    check_subsets(dataset, subsets)
+    claim(home, {"minutes": minutes, "steps": steps, "seed": seed, **identity(dataset, subsets, common)})
     places = home.resolve() / "photos"
     all_of_it = _budget(minutes, steps, seed)
     a_part = _budget(minutes * SHARE, None if steps is None else max(1, round(steps * SHARE)), seed)
@@ -93,13 +94,6 @@ def run_extend(
     write_json(home / "extend.json", document)
     write_text(home / "extend.md", markdown(document))
     return document
-
-
-def _request(
-    dataset: Dataset, minutes: float, steps: int | None, seed: int, subset: Path | None, common: Sequence[str]
-) -> dict[str, Any]:
-    shared = identity(dataset, {} if subset is None else {COUNTED: subset}, common)
-    return {"minutes": minutes, "steps": steps, "seed": seed, **shared}
 
 
 def _budget(minutes: float, steps: int | None, seed: int) -> tuple[str, ...]:
