@@ -14,6 +14,8 @@ import pytest
 from cli_answers import strict
 from PIL import Image
 
+import unias
+
 pytestmark = pytest.mark.usefixtures("one_thread")
 Values = dict[str, Any]
 
