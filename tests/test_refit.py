@@ -74,4 +74,12 @@ def test_what_cannot_be(trained: Path, tiny_data: Path, tmp_path: Path, cli: Any
     answer = cli("calibrate", trained, "--refit", "--data", empty)
     assert answer.code == 3
     assert "a photo that the model was trained on is not there" in answer.err
+    other, foreign = tmp_path / "finished", tmp_path / "foreign"
+    shutil.copytree(trained, other)
+    foreign.mkdir()
+    (foreign / "mine.txt").touch()
+    for place, fault in ((other, "holds a finished model already"), (foreign, "is not empty and holds no model")):
+        answer = cli("calibrate", trained, "--refit", "--data", tiny_data, "-o", place)
+        assert answer.code == 3
+        assert fault in answer.err
     assert {path.name: sha256(path) for path in trained.iterdir()} == before

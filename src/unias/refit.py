@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from unias.api import check_output
 from unias.data.layouts import Dataset, scan
 from unias.errors import DataError, UsageError
 from unias.files import claimed_folder
@@ -56,6 +57,8 @@ def refit(
         raise UsageError(
             f"{folder}: only a model trained by UniAS itself can be fitted anew, no export and no other system."
         )
+    if home != Path(os.path.abspath(folder)):
+        check_output(home, False)  # said now, not after minutes
     folded = [product.name for product in stored.products if product.folded]
     if folded:
         raise UsageError(f"{folder}: the cut of {folded[0]} rests on folds, whose models are gone. Train it again.")
