@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -17,6 +18,8 @@ from unias.errors import DataError, UsageError
 from unias.extension import extend, joined
 from unias.files import sha256
 from unias.inference import rehearsal
+from unias.progress import Progress
+from unias.run.remembered import remembered
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 OLD, NEW = "Dichtung groß", "plaque gravée"
@@ -121,6 +124,22 @@ def test_a_photo_in_both_folders_counts_once() -> None:
     assert [one.key for one in split["a"][0]] == ["1", "3"]
     assert [one.key for one in split["a"][1]] == ["2"]
     assert list(split) == ["a", "b"]
+
+
+def test_held_out_photos_from_elsewhere_are_left_out_and_said(
+    before: Path, parts: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As after ``unias calibrate --good``: what joined need not lie in the folder that the model was trained on."""
+    (product,) = unias.load(before, device="cpu").products
+    joined_later = dataclasses.replace(product, held_out=("later/1.png", *product.held_out))
+    split = remembered([joined_later], parts[0], Progress("lines"))
+    own, held = split[OLD]
+    assert ([one.key for one in own], [one.key for one in held]) == (list(product.train), list(product.held_out))
+    assert f"{OLD}: 1 held-out photos are not in" in capsys.readouterr().err
+    with pytest.raises(DataError, match="trained on is not there"):
+        remembered([dataclasses.replace(product, held_out=("later/1.png",))], parts[0], Progress("silent"))
+    with pytest.raises(DataError, match=r"gone\.png.*trained on is not there"):
+        remembered([dataclasses.replace(product, train=("gone.png",))], parts[0], Progress("silent"))
 
 
 def test_what_cannot_be(before: Path, parts: tuple[Path, Path], tmp_path: Path, cli: Any) -> None:

@@ -21,6 +21,7 @@ from unias.maps.detector import Detector
 from unias.progress import Progress
 from unias.run.base import Split
 from unias.run.extend import ExtendRun, extended
+from unias.run.remembered import remembered
 from unias.runtime import pick_device, set_threads
 from unias.training.photos import check_photos
 
@@ -124,16 +125,7 @@ def _old_split(
 ) -> Split:
     """{product: (training photos, held-out photos)} from the old folder, or the kept photos alone."""
     if old is not None:
-        by_key = {sample.key: sample for sample in scan(old).train()}
-        split: Split = {}
-        for product in products:
-            missing = [key for key in (*product.train, *product.held_out) if key not in by_key]
-            if missing:
-                raise DataError(
-                    f"{Path(old) / missing[0]}: a photo that the model was trained on is not there. Name its folder."
-                )
-            split[product.name] = ([by_key[k] for k in product.train], [by_key[k] for k in product.held_out])
-        return split
+        return remembered(products, Path(old), progress)
     if not (folder / rehearsal.FILE).is_file():
         raise UsageError(
             f"{folder}: keeps no photos of its products (keep_photos: 0), so they would be forgotten. Give the folder that "

@@ -9,21 +9,19 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 from unias.api import check_output
-from unias.data.layouts import Dataset, scan
-from unias.errors import DataError, UsageError
+from unias.data.layouts import Dataset
+from unias.errors import UsageError
 from unias.files import claimed_folder
 from unias.inference import rehearsal
 from unias.inference.predictor import Model
-from unias.inference.products import ProductInfo
 from unias.inference.store import StoredModel, load_model, save_model
 from unias.maps.detector import Detector
 from unias.presets import preset
 from unias.progress import Progress
-from unias.run.base import Split
+from unias.run.remembered import remembered
 from unias.run.unias import UniASRun
 from unias.runtime import pick_device, set_threads, stamp
 
@@ -62,7 +60,7 @@ def refit(
     folded = [product.name for product in stored.products if product.folded]
     if folded:
         raise UsageError(f"{folder}: the cut of {folded[0]} rests on folds, whose models are gone. Train it again.")
-    split = _split(stored.products, Path(data), progress)
+    split = remembered(stored.products, Path(data), progress)
     config = dataclasses.replace(stored.config, maps=preset(stored.config.preset).maps)
     photos = tuple(sample for own, held in split.values() for sample in own + held)
     with claimed_folder(home.parent):
@@ -86,22 +84,3 @@ def refit(
         result = StoredModel(detector, config, products, record, kept)
         save_model(home, result)
     return Model(result)
-
-
-def _split(products: Sequence[ProductInfo], data: Path, progress: Progress) -> Split:
-    """{product: (training photos, held-out photos)} as the model remembers them. Raises DataError for a photo that is gone."""
-    by_key = {sample.key: sample for sample in scan(data).train()}
-    split: Split = {}
-    for product in products:
-        missing = [key for key in product.train if key not in by_key]
-        held = [by_key[key] for key in product.held_out if key in by_key]
-        if missing or (product.held_out and not held):
-            raise DataError(
-                f"{data / (missing or product.held_out)[0]}: a photo that the model was trained on is not there. Name its folder."
-            )
-        if len(held) < len(product.held_out):
-            progress.say(
-                f"{product.name}: {len(product.held_out) - len(held)} held-out photos are not in {data}: left out"
-            )
-        split[product.name] = ([by_key[key] for key in product.train], held)
-    return split

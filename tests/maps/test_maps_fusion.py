@@ -73,7 +73,7 @@ def test_usable_rules_differ_and_weigh_something(levels: tuple[int, ...]) -> Non
 
 
 def test_each_product_is_blurred_or_not(model: Model) -> None:
-    """The last blur of ``fuse`` is that of ``mean_by``, product by product; photos of others stay as they were."""
+    """The last blur of ``fuse`` is that of ``maps_by``, product by product; photos of others stay as they were."""
     detector = copy.deepcopy(model.detector)
     assert isinstance(detector, Detector)
     generator = torch.Generator().manual_seed(0)
@@ -84,8 +84,8 @@ def test_each_product_is_blurred_or_not(model: Model) -> None:
         detector.statistics.set_rule(place, sharp._replace(wide=wide))
         assert detector.statistics.rule(place).wide is wide
     ratios = detector.ratios(levels, product)
-    found, plain = detector.fuse(levels, product), detector.mean_by(ratios, sharp)
-    blurred = detector.mean_by(ratios, sharp._replace(wide=True))
+    found = detector.fuse(levels, product)
+    plain, blurred = detector.maps_by(ratios, (sharp, sharp._replace(wide=True)))
     assert torch.allclose(found[0], plain[0])
     assert torch.allclose(found[1], blurred[1])
     assert blurred[1].std() < 0.5 * plain[1].std()

@@ -13,8 +13,8 @@ import pytest
 
 from unias.errors import DataError, Interrupted, TrainingError, UsageError
 from unias.progress import Progress
-from unias.studies import compare, published, runs
-from unias.studies.compare_tables import Entry, latex, markdown, md_mark, ranked, set_row, to_csv
+from unias.studies import compare, compare_page, published, runs
+from unias.studies.compare_tables import PROTOCOL, Entry, latex, markdown, md_mark, ranked, set_row, to_csv
 from unias.studies.runs import Job, claim, perform
 from unias.systems.registry import names
 
@@ -68,6 +68,12 @@ def test_seeds_stand_in_a_table_of_their_own() -> None:
     assert "| UniAS | *median* | 45.00 | 45.00 | 45.00 | 35.00 | 90.00 |" in text
     assert "| UniAD | 0 | 31" not in text
     assert "**40.00** / **30.00**" in text  # the first seed's is the main table's
+
+
+def test_emphasis_is_no_asterisk_on_the_page() -> None:
+    text = compare_page._emphasised("a < b; *oracle*: x; *best*: y")
+    assert text == "a &lt; b; <em>oracle</em>: x; <em>best</em>: y"
+    assert "*" not in compare_page._emphasised(PROTOCOL)
 
 
 def test_csv_and_latex() -> None:

@@ -87,8 +87,8 @@ def _product(
     """{"product": pAP of the paper's fusion, "default", "chosen", "best", "best_rule", "rule"} of one product."""
     rules = usable(detector.unias.levels, detector.wide is not None)
     chosen = detector.statistics.rule(place)
-    kinds: list[Rule | None] = [None, detector.default_rule, chosen, *rules]
-    maps: list[list[NDArray[np.float32]]] = [[] for _ in kinds]
+    kinds = [detector.default_rule, chosen, *rules]
+    maps: list[list[NDArray[np.float32]]] = [[] for _ in ("product", *kinds)]
     masks = []
     with progress.stage(f"rules on {model.products[place].name}", len(samples)) as advance:
         for start in range(0, len(samples), BATCH):
@@ -98,9 +98,9 @@ def _product(
             levels = detector.levels_of(detector.reconstruct(features))
             product = torch.full((len(some),), place, device=detector.device)
             ratios = detector.ratios(levels, product)
-            for kept, rule in zip(maps, kinds, strict=True):
-                fused = product_fusion(levels) if rule is None else detector.mean_by(ratios, rule)
-                kept.append(fused.float().cpu().numpy())
+            fused = (product_fusion(levels), *detector.maps_by(ratios, kinds))
+            for kept, one in zip(maps, fused, strict=True):
+                kept.append(one.float().cpu().numpy())
             half = detector.size // 2
             masks += [
                 np.zeros((half, half), bool) if s.mask is None else resize_mask(load_mask(s.mask), half) for s in some

@@ -54,7 +54,7 @@ def choose_rule(
         levels = detector.levels_of(detector.reconstruct(detector.features(pixels)))
         ratios = detector.ratios(levels, torch.full((len(pixels),), place, device=detector.device))
         truth = halved(torch.from_numpy(masks).to(detector.device))
-        found = [precision(detector.mean_by(ratios, rule), truth) for rule in (*rules, detector.default_rule)]
+        found = [precision(maps, truth) for maps in detector.maps_by(ratios, (*rules, detector.default_rule))]
         scores.append(torch.stack(found))
     means = torch.cat(scores, dim=1).mean(dim=1)
     best = int(means[:-1].argmax())

@@ -48,17 +48,27 @@ def data(
 
         report = inspect(dataset, bits=bits, progress=on)
     smallest = {
-        one.product: (one.largest, smallest_defect(one.largest, config)) for one in report.products if one.largest
+        one.product: (
+            one.largest,
+            smallest_defect(one.largest, config),
+            smallest_defect(one.largest, config, blurred=True),
+        )
+        for one in report.products
+        if one.largest
     }
     if as_json:
         outcome = report.as_dict()
-        for name, (_, defect) in smallest.items():
+        for name, (_, defect, blurred) in smallest.items():
             outcome["products"][name]["smallest_defect"] = [round(side, 1) for side in defect]
+            outcome["products"][name]["smallest_defect_blurred"] = [round(side, 1) for side in blurred]
         options.answer(True, outcome, "")
     else:
         report.render(Console())
-        for name, (photo, defect) in smallest.items():
+        for name, (photo, defect, blurred) in smallest.items():
             tiled = f" --tile {tile}" if tile > 1 else ""
-            typer.echo(f"{name}: {describe(photo, defect)}, at --size {config.size}{tiled}")
+            typer.echo(
+                f"{name}: {describe(photo, defect)}, at --size {config.size}{tiled}; {blurred[1]:.0f} x {blurred[0]:.0f} where "
+                "training finds that maps blurred once more suit the product"
+            )
     if report.errors:
         raise typer.Exit(EXIT_DATA)

@@ -5,7 +5,7 @@ This is the only path from pixels to a map: training's cuts, prediction and eval
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import torch
@@ -150,12 +150,17 @@ class Detector(nn.Module):
             found[level] = values
         return found
 
-    def mean_by(self, ratios: Mapping[int, Tensor], rule: Rule) -> Tensor:
-        """The map by another rule than the product's own."""
+    def maps_by(self, ratios: Mapping[int, Tensor], rules: Iterable[Rule]) -> Iterator[Tensor]:
+        """The maps by other rules than the product's own; what a rule and its blurred twin share is computed once."""
         one = next(iter(ratios.values()))
-        weights = torch.tensor(rule.weights, device=one.device).expand(len(one), -1)
-        fused = power_mean(ratios, weights, torch.full((len(one),), rule.power, device=one.device))
-        return self.widened(fused, torch.ones(len(one), device=one.device)) if rule.wide else fused
+        every = torch.ones(len(one), device=one.device)
+        sharp: dict[Rule, Tensor] = {}
+        for rule in rules:
+            plain = rule._replace(wide=False)
+            if plain not in sharp:
+                weights = torch.tensor(rule.weights, device=one.device).expand(len(one), -1)
+                sharp[plain] = power_mean(ratios, weights, rule.power * every)
+            yield self.widened(sharp[plain], every) if rule.wide else sharp[plain]
 
     @property
     def default_rule(self) -> Rule:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -97,7 +98,7 @@ def write_page(
     notes = "".join(f"<li>{html.escape(title(e.system))}: {html.escape(e.made_of)}</li>" for e in one_each)
     body = (
         f"<section><h2>{html.escape(dataset.root.name)}</h2><p class=lead>Each system was trained for {minutes:g} minutes, "
-        f"seed {one_each[0].seed}.</p><p class=small>{html.escape(PROTOCOL)}</p></section>{tables}"
+        f"seed {one_each[0].seed}.</p><p class=small>{_emphasised(PROTOCOL)}</p></section>{tables}"
         f"<section><h2>What they cost</h2>{_costs(one_each)}<ul class=small>{notes}</ul></section>"
         f"<section><h2>One defect a product, every system</h2><p class=lead>The defect of middle size by the truth. Each map "
         f"is scaled to its own cut: red is twice the cut.</p>{shown_rows or NO_MODELS}</section>"
@@ -109,6 +110,11 @@ def write_page(
         f"</div></header><main class=wrap>{body}</main></html>"
     )
     write_text(home / "index.html", page)
+
+
+def _emphasised(text: str) -> str:
+    """Markdown's one kind of emphasis that the notes use, as HTML."""
+    return re.sub(r"\*(.+?)\*", r"<em>\1</em>", html.escape(text))
 
 
 def _row(home: Path, place: int, name: str, one: Shown, entries: Sequence[Entry]) -> str:
