@@ -55,7 +55,7 @@ def test_data_says_it_before_training(cli: Any, tiny_data: Path) -> None:
     assert answer.out.count("at --size 448") == 2
     product = strict(cli("data", tiny_data, "--json").out)["products"]["plaque gravée"]
     assert product["smallest_defect"] == [round(side, 1) for side in smallest_defect((96, 96), Config())]
-    blurred = smallest_defect((96, 96), preset("small"), blurred=True)
+    blurred = smallest_defect((96, 96), preset("small"), blurred=1.0)
     assert product["smallest_defect_blurred"] == [round(side, 1) for side in blurred]
     assert blurred[0] > product["smallest_defect"][0]
     assert f"{blurred[1]:.0f} x {blurred[0]:.0f} where training finds" in cli("data", tiny_data, "-q").out

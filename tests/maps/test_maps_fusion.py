@@ -11,7 +11,7 @@ from torch import Tensor
 from unias.config import LEVELS
 from unias.inference.predictor import Model
 from unias.maps.detector import Detector
-from unias.maps.fusion import NEARLY_PRODUCT, RULES, Rule, power_mean, usable
+from unias.maps.fusion import NEARLY_PRODUCT, RULES, Rule, mixed, power_mean, usable
 
 
 def ratios(seed: int = 0, levels: tuple[int, ...] = LEVELS) -> dict[int, Tensor]:
@@ -80,13 +80,28 @@ def test_each_product_is_blurred_or_not(model: Model) -> None:
     levels = {level: torch.rand((2, 64, 64), generator=generator) for level in LEVELS}
     product = torch.tensor([0, 1])
     sharp = Rule((1.0, 1.0, 1.0, 1.0), 0.7)
-    for place, wide in ((0, False), (1, True)):
+    for place, wide in ((0, 0.0), (1, 1.0)):
         detector.statistics.set_rule(place, sharp._replace(wide=wide))
-        assert detector.statistics.rule(place).wide is wide
+        assert detector.statistics.rule(place).wide == wide
     ratios = detector.ratios(levels, product)
     found = detector.fuse(levels, product)
-    plain, blurred = detector.maps_by(ratios, (sharp, sharp._replace(wide=True)))
+    plain, blurred, between = detector.maps_by(ratios, (sharp, sharp._replace(wide=1.0), sharp._replace(wide=0.25)))
     assert torch.allclose(found[0], plain[0])
     assert torch.allclose(found[1], blurred[1])
     assert blurred[1].std() < 0.5 * plain[1].std()
     assert blurred[1].mean() == pytest.approx(float(plain[1].mean()), rel=0.02)
+    assert torch.allclose(between, 0.75 * plain + 0.25 * blurred, rtol=1e-5)
+
+
+def test_rules_mixed() -> None:
+    one, other = Rule((2, 3, 3, 1), 0.05), Rule((0, 0, 1, 1), 0.7, 1.0)
+    alone = mixed([one, other], [1, 0], LEVELS)
+    assert alone.weights == pytest.approx((2 / 9, 3 / 9, 3 / 9, 1 / 9))
+    assert (alone.power, alone.wide) == pytest.approx((0.05, 0))
+    half = mixed([one, other], [0.5, 0.5], LEVELS)
+    assert half.weights == pytest.approx((1 / 9, 1.5 / 9, 1.5 / 9 + 0.25, 0.5 / 9 + 0.25))
+    assert (half.power, half.wide) == pytest.approx(((0.05 * 0.7) ** 0.5, 0.5))
+    assert mixed([one, other], [0.5, 0.5], (3, 1)).weights == pytest.approx((0, 3 / 8, 0, 1 / 8 + 0.5))
+    values = ratios()
+    same = mixed([one] * 3, [0.2, 0.3, 0.5], LEVELS)
+    assert torch.allclose(fused(values, same), fused(values, one), rtol=1e-4)

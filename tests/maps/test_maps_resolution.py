@@ -47,6 +47,9 @@ def test_the_smallest_square_is_where_half_is_kept() -> None:
     assert smallest_square(KERNELS, (1,)) > side  # the finest level is smoothed most
     assert smallest_square((1, 1, 1, 1)) < side  # without smoothing
     assert smallest_square(KERNELS, wide=8.0) > 2 * side
+    assert smallest_square(KERNELS, wide=8.0, share=0.0) == side
+    between = [smallest_square(KERNELS, wide=8.0, share=share) for share in (0.2, 0.5, 0.8, 1.0)]
+    assert side < between[0] < between[1] < between[2] < between[3] == smallest_square(KERNELS, wide=8.0)
 
 
 def test_it_grows_with_the_photo_and_shrinks_with_the_input() -> None:
@@ -57,7 +60,7 @@ def test_it_grows_with_the_photo_and_shrinks_with_the_input() -> None:
     assert smallest_defect((448, 2240), config, min_area=900) == (60, 300)
     blurring = dataclasses.replace(config, maps=MapConfig(wide_sigma=8.0))
     assert smallest_defect((448, 2240), blurring) == (height, width)
-    assert smallest_defect((448, 2240), blurring, blurred=True)[0] > 2 * height
+    assert smallest_defect((448, 2240), blurring, blurred=1.0)[0] > 2 * height
     sharper = dataclasses.replace(config, maps=MapConfig(kernels=(1, 1, 1, 1)))
     assert smallest_defect((448, 2240), sharper)[0] < height
     assert describe((448, 2240), (18.5, 92.5)).endswith("about 92 x 18 pixels of a photo of 2240 x 448")
@@ -65,9 +68,9 @@ def test_it_grows_with_the_photo_and_shrinks_with_the_input() -> None:
 
 def test_a_model_says_it(model: Model) -> None:
     sharp = smallest_defect((1000, 500), model.config)
-    blurs = [tuple(dataclasses.replace(info, blurred=blur) for info in model.products) for blur in (False, True)]
+    blurs = [tuple(dataclasses.replace(info, blurred=blur) for info in model.products) for blur in (0.0, 0.5)]
     told = [Model(dataclasses.replace(model._stored, products=infos)).smallest_defect((1000, 500)) for infos in blurs]
-    assert told == [sharp, smallest_defect((1000, 500), model.config, blurred=True)]
+    assert told == [sharp, smallest_defect((1000, 500), model.config, blurred=0.5)]
     areas = tuple(dataclasses.replace(info, min_area=area) for info, area in zip(blurs[0], (1, 4000), strict=True))
     changed = Model(dataclasses.replace(model._stored, products=areas))
     assert changed.smallest_defect((1000, 500), model.products[0].name) == sharp

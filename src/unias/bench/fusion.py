@@ -122,7 +122,8 @@ def _product(
 
 def _words(rule: Rule) -> str:
     return (
-        f"{' '.join(f'{weight:g}' for weight in rule.weights)}, power {rule.power:g}{', blurred' if rule.wide else ''}"
+        f"{' '.join(f'{weight:.2g}' for weight in rule.weights)}, power {rule.power:.2g}"
+        f"{f', {rule.wide:.0%} blurred' if rule.wide else ''}"
     )
 
 

@@ -1,9 +1,10 @@
 """Which fusion suits a product, without a label: by defects drawn into its training photos.
 
 Drawn defects are no real ones, and what counts is which rule they favour. Three things were needed until they favoured the right
-ones (docs/LOG.md): they lie on the part and are no larger than it is thick (``foreground``), so that a thin part asks for sharp
-maps and a texture for wide ones; faint ones stand beside plain ones; each photo is judged by itself, so that large ones do not
-decide alone.
+ones (docs/LOG.md). They lie on the part and are no larger than it is thick (``foreground``), so that a thin part asks for sharp
+maps and a texture for wide ones; faint ones stand beside plain ones. Each counts by the root of its area: between photos alike,
+where specks would decide, and pixels alike, as the field measures, where the largest would. And no single rule is taken for a
+hair's breadth: all are mixed, by how far they fall behind the best.
 
 Legend: n photos, h x h the size of level maps, S x S the model's input.
 """
@@ -26,12 +27,13 @@ from unias.data.defects import KINDS, MIN_SIDE, draw_defect
 from unias.data.layouts import Sample
 from unias.data.split import spaced
 from unias.maps.detector import Detector
-from unias.maps.fusion import Rule, usable
+from unias.maps.fusion import Rule, mixed, usable
 
 OPACITIES = (1.0, 0.5)
 VARIANTS = len(OPACITIES)
 FINER = 2  # photos are drawn on at so many times the model's input
 DIAMETER = 1.5  # of a part, about, over the side of the largest square in it
+SOFTNESS = 0.02  # of mean precision: a rule so far behind the best has a weight of 1/e of its
 BATCH = 8
 
 Bools = NDArray[np.bool_]
@@ -40,8 +42,8 @@ Bools = NDArray[np.bool_]
 @torch.inference_mode()
 def choose_rule(
     detector: Detector, samples: Sequence[Sample], place: int, config: Config, photos: int, seed: int
-) -> tuple[Rule, float]:
-    """The rule that finds drawn defects best, and by how much: its mean precision over that of the settings' own rule.
+) -> Rule:
+    """The rules that find drawn defects best, mixed into one.
 
     Args:
         samples: training photos of one product; ``photos`` of them, evenly spaced, are drawn on.
@@ -49,16 +51,17 @@ def choose_rule(
     """
     rules = usable(detector.unias.levels, detector.wide is not None)
     scores: list[Tensor] = []
+    areas: list[Tensor] = []
     for images, masks in _drawn([samples[i] for i in spaced(len(samples), photos)], config, seed):
         pixels = torch.from_numpy(images).to(detector.device)
         levels = detector.levels_of(detector.reconstruct(detector.features(pixels)))
         ratios = detector.ratios(levels, torch.full((len(pixels),), place, device=detector.device))
         truth = halved(torch.from_numpy(masks).to(detector.device))
-        found = [precision(maps, truth) for maps in detector.maps_by(ratios, (*rules, detector.default_rule))]
-        scores.append(torch.stack(found))
-    means = torch.cat(scores, dim=1).mean(dim=1)
-    best = int(means[:-1].argmax())
-    return rules[best], float(means[best] - means[-1])
+        scores.append(torch.stack([precision(maps, truth) for maps in detector.maps_by(ratios, rules)]))
+        areas.append(truth.sum(dim=(1, 2)))
+    counts = torch.cat(areas).double().sqrt()
+    means = torch.cat(scores, dim=1).double() @ (counts / counts.sum())
+    return mixed(rules, torch.softmax(means / SOFTNESS, dim=0).tolist(), detector.unias.levels)
 
 
 def precision(maps: Tensor, truth: Tensor) -> Tensor:

@@ -51,7 +51,7 @@ def data(
         one.product: (
             one.largest,
             smallest_defect(one.largest, config),
-            smallest_defect(one.largest, config, blurred=True),
+            smallest_defect(one.largest, config, blurred=1.0),
         )
         for one in report.products
         if one.largest

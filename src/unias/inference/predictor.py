@@ -136,7 +136,7 @@ class Model:
             return None
         chosen = [info for info in self.products if product in (None, info.name)]
         area = max((info.min_area for info in chosen), default=1)
-        return smallest_defect(size, self.config, area, any(info.blurred for info in chosen))
+        return smallest_defect(size, self.config, area, max((info.blurred for info in chosen), default=0.0))
 
     def predict(
         self,

@@ -32,7 +32,7 @@ class ProductInfo:
         lower: the lower cut, that marked regions are grown down to; infinite = no further than the cut.
         min_area: pixels of the model's map that a region must have to count.
         ignore: (S, S), True where nothing counts; None = nowhere.
-        blurred: its fused map is blurred once more (``maps.fusion``), since its defects are large.
+        blurred: share of its fused map that is blurred once more (``maps.fusion``), 0 to 1: its defects are large.
         missed_scores: of defective photos that passed once: the cut is kept below them, where good photos allow it.
     """
 
@@ -45,7 +45,7 @@ class ProductInfo:
     min_area: int = 1
     ignore: NDArray[np.bool_] | None = field(default=None, compare=False)
     missed_scores: tuple[float, ...] = ()
-    blurred: bool = False
+    blurred: float = 0.0
 
     @property
     def folded(self) -> bool:
@@ -79,7 +79,7 @@ def product_from_dict(entry: dict[str, Any], zone: NDArray[np.bool_] | None = No
         min_area=int(entry["min_area"]),
         ignore=zone,
         missed_scores=tuple(entry["missed_scores"]),
-        blurred=bool(entry.get("blurred", False)),
+        blurred=float(entry.get("blurred", 0.0)),
     )
 
 

@@ -132,7 +132,7 @@ class Detector(nn.Module):
         return fused if self.wide is None else self.widened(fused, statistics.wide[product])
 
     def widened(self, fused: Tensor, share: Tensor) -> Tensor:
-        """(N, h, h) blurred where share (N,) is 1, as it was where that is 0."""
+        """(N, h, h), as much of it blurred as ``share`` (N,) says, 0 to 1."""
         assert self.wide is not None
         blurred: Tensor = self.wide(fused[:, None])[:, 0]
         return fused + share[:, None, None] * (blurred - fused)
@@ -156,11 +156,11 @@ class Detector(nn.Module):
         every = torch.ones(len(one), device=one.device)
         sharp: dict[Rule, Tensor] = {}
         for rule in rules:
-            plain = rule._replace(wide=False)
+            plain = rule._replace(wide=0.0)
             if plain not in sharp:
                 weights = torch.tensor(rule.weights, device=one.device).expand(len(one), -1)
                 sharp[plain] = power_mean(ratios, weights, rule.power * every)
-            yield self.widened(sharp[plain], every) if rule.wide else sharp[plain]
+            yield self.widened(sharp[plain], rule.wide * every) if rule.wide else sharp[plain]
 
     @property
     def default_rule(self) -> Rule:

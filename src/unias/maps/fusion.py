@@ -3,14 +3,15 @@
 A rule is a weighted power mean of the level maps, each over what is usual for its product. Power 1 is a sum, a small power is
 close to the product (the paper's fusion, of the levels it weighs alike); weights of 0 leave levels out. Which rule suits a
 product depends on how large its defects are and how well each level learned its good parts; ``calibration.fusion`` chooses
-without labels.
+without labels, and mixes what comes close.
 
 Legend: N photos, P products, h x h the size of level maps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -23,11 +24,12 @@ LEAST = 1e-6
 
 
 class Rule(NamedTuple):
-    """weights of levels 4, 3, 2, 1 (coarse to fine); power > 0; wide: the fused map is blurred once more."""
+    """weights of levels 4, 3, 2, 1 (coarse to fine); power > 0; wide: share of the fused map blurred once more in the result,
+    0 to 1."""
 
     weights: tuple[float, float, float, float]
     power: float
-    wide: bool = False
+    wide: float = 0.0
 
 
 # What the choice is among: all levels, the coarse ones, the fine ones, the middle; as a product and as a sum of powers.
@@ -63,8 +65,8 @@ def power_mean(ratios: Mapping[int, Tensor], weights: Tensor, power: Tensor) -> 
 
 def usable(levels: tuple[int, ...], wide: bool = False) -> list[Rule]:
     """The rules that weigh at least one of the levels, without those that come to the same; with the blurred ones if ``wide``."""
-    found: dict[tuple[tuple[float, ...], float, bool], Rule] = {}
-    for rule in (*RULES, *(rule._replace(wide=True) for rule in RULES if wide)):
+    found: dict[tuple[tuple[float, ...], float, float], Rule] = {}
+    for rule in (*RULES, *(rule._replace(wide=1.0) for rule in RULES if wide)):
         own = [rule.weights[LEVELS.index(level)] for level in levels]
         if sum(own) > 0:
             power = (
@@ -72,3 +74,21 @@ def usable(levels: tuple[int, ...], wide: bool = False) -> list[Rule]:
             )  # of one level alone any power is the same
             found.setdefault((tuple(weight / sum(own) for weight in own), power, rule.wide), rule)
     return list(found.values())
+
+
+def mixed(rules: Sequence[Rule], shares: Sequence[float], levels: Sequence[int]) -> Rule:
+    """One rule between others: weights (of ``levels``, each rule's with a sum of 1) and blur averaged, powers as logarithms.
+
+    Args:
+        shares: of the rules, not negative, their sum 1.
+    """
+    places = [LEVELS.index(level) for level in levels]
+    weights = [0.0] * len(LEVELS)
+    for rule, share in zip(rules, shares, strict=True):
+        total = sum(rule.weights[place] for place in places)
+        for place in places:
+            weights[place] += share * rule.weights[place] / total
+    power = math.exp(sum(share * math.log(rule.power) for rule, share in zip(rules, shares, strict=True)))
+    wide = sum(share * rule.wide for rule, share in zip(rules, shares, strict=True))
+    first, second, third, fourth = weights
+    return Rule((first, second, third, fourth), power, min(1.0, wide))

@@ -29,27 +29,37 @@ STEPS = 16  # places of the defect within the coarsest cell
 
 
 def smallest_defect(
-    photo: tuple[int, int], config: Config, min_area: int = 1, blurred: bool = False
+    photo: tuple[int, int], config: Config, min_area: int = 1, blurred: float = 0.0
 ) -> tuple[float, float]:
     """(height, width) in pixels of a photo of that (height, width).
 
-    min_area: pixels of the model's map that a region must have to count; its square is the least. blurred: the product's fused
-    map is blurred once more.
+    min_area: pixels of the model's map that a region must have to count; its square is the least. blurred: share of
+    the product's fused map that is blurred once more, 0 to 1.
     """
     wide = config.maps.wide_sigma * config.size / 224 if blurred else 0.0
-    side = max(smallest_square(config.maps.kernels, config.model.levels, wide), min_area**0.5)
+    side = max(smallest_square(config.maps.kernels, config.model.levels, wide, blurred), min_area**0.5)
     return side * photo[0] / config.input_size, side * photo[1] / config.input_size
 
 
 @functools.cache
-def smallest_square(kernels: tuple[int, ...], levels: tuple[int, ...] = LEVELS, wide: float = 0.0) -> float:
+def smallest_square(
+    kernels: tuple[int, ...], levels: tuple[int, ...] = LEVELS, wide: float = 0.0, share: float = 1.0
+) -> float:
     """Side of the smallest defect in pixels of the model's input, to a quarter of one.
 
-    kernels: smoothing kernels of levels 4, 3, 2, 1. wide: sigma of a last blur in cells of level 1.
+    kernels: smoothing kernels of levels 4, 3, 2, 1. wide: sigma of a last blur in cells of level 1. share: of the blurred map.
     """
+
+    def height(side: float, level: int) -> float:
+        kernel = kernels[LEVELS.index(level)]
+        if wide == 0 or share == 0:
+            return kept(side, level, kernel)
+        sharp = (1 - share) * kept(side, level, kernel) if share < 1 else 0.0
+        return sharp + share * kept(side, level, kernel, wide)
+
     sides = [quarter / 4 for quarter in range(1, 4 * 8 * STRIDES[4])]
     for side in sides:
-        if max(kept(side, level, kernels[LEVELS.index(level)], wide) for level in levels) >= HALF:
+        if max(height(side, level) for level in levels) >= HALF:
             return side
     return sides[-1]
 

@@ -32,7 +32,7 @@ class ProductStatistics(nn.Module):
     """Per product: the class mean of pooled features, the level maps' means, and how far surroundings decide.
 
     Buffers: prototypes (P, F), whitening (F, F), reach (P,), level_mean (P, 4) with columns for levels 4, 3, 2, 1, local_share
-    (P,) in [0, 1], weights (P, 4), power (P,) and wide (P,), 0 or 1, of the fusion. They change nothing until they are fitted.
+    (P,) in [0, 1], weights (P, 4), power (P,) and wide (P,) in [0, 1] of the fusion. They change nothing until they are fitted.
     """
 
     prototypes: Tensor
@@ -67,7 +67,7 @@ class ProductStatistics(nn.Module):
     def rule(self, index: int) -> Rule:
         """By which one product's levels are fused."""
         first, second, third, fourth = self.weights[index].tolist()
-        return Rule((first, second, third, fourth), float(self.power[index]), bool(self.wide[index]))
+        return Rule((first, second, third, fourth), float(self.power[index]), float(self.wide[index]))
 
     def recognise(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
         """(product, novelty) of each photo, (N,) int64 and (N,) float32.

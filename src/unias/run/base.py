@@ -150,7 +150,7 @@ class TrainingRun:
                     held_out=keys,
                     held_out_scores=tuple(own),
                     lower=self.lower[index] * scale,
-                    blurred=bool(detector.statistics.wide[index]),
+                    blurred=round(float(detector.statistics.wide[index]), 4),
                 )
             )
             if cut.promise.missing:

@@ -124,8 +124,7 @@ def fit_statistics(detector: Detector, features: Features, config: Config, drawn
             if drawn:
                 features.progress.say(f"fusion of {name}: defects drawn into {min(drawn, len(own))} training photos")
                 samples = [features.samples[row] for row in own]
-                rule, _ = choose_rule(detector, samples, place, config, drawn, config.train.seed)
-                statistics.set_rule(place, rule)
+                statistics.set_rule(place, choose_rule(detector, samples, place, config, drawn, config.train.seed))
         same = torch.full((len(rows),), place, device=pooled.device)
         maps = to_input_size(detector.fuse(levels, same), detector.size)
         lower[place] = lower_cut(maps.float().cpu().numpy(), wishes.lower_quantile)
