@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sqlite3
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +16,7 @@ from watch_stand_in import StandIn, photo
 
 from unias.errors import DataError, UsageError
 from unias.progress import Progress
+from unias.serve.away import ASIDE
 from unias.serve.folder import Folder
 from unias.serve.ledger import Ledger
 from unias.serve.watch import Watch, check_places, picture_name
@@ -285,6 +288,67 @@ def test_a_photo_that_changed_after_it_was_read_is_not_put_away(line: Make) -> N
     assert [row["text"] for row in belt.rows()] == ["first", "second, longer"]
 
 
+@pytest.mark.parametrize("after", ["move", "delete"])
+@pytest.mark.parametrize("third", [False, True])
+def test_a_photo_written_over_while_it_goes_stays(
+    line: Make, monkeypatch: pytest.MonkeyPatch, after: str, third: bool
+) -> None:
+    """The camera opens the file in the instant between the last look and the going; a third photo may have come meanwhile."""
+    belt = line(after=after)
+    path = belt.drop("a.png", "first")
+    real = os.replace
+
+    def late(source: Any, target: Any) -> None:
+        if str(target).endswith(ASIDE):
+            monkeypatch.undo()
+            path.write_bytes(photo("second, longer"))  # in place: the same file
+            real(source, target)
+            if third:
+                path.write_bytes(photo("third"))
+            return
+        real(source, target)
+
+    monkeypatch.setattr("os.replace", late)
+    assert belt.settle() == 1
+    assert path.read_bytes() == photo("third" if third else "second, longer")
+    assert belt.settle() == 1 + third
+    assert {row["text"] for row in belt.rows()} == {"first", "second, longer", *(["third"] if third else [])}
+    assert list(belt.folder.iterdir()) == []
+    if after == "move":
+        kept = sorted(file.read_bytes() for file in (belt.out / "done").iterdir())
+        assert kept == sorted(photo(row["text"]) for row in belt.rows()[1:])
+
+
+@pytest.mark.parametrize("after", ["move", "delete", "keep"])
+@pytest.mark.parametrize("written", ["nothing", "over", "anew"])
+def test_a_photo_that_a_killed_process_had_taken_aside(line: Make, after: str, written: str) -> None:
+    """It goes where it was going; what was written over it is inspected, and so is a new photo of its name."""
+    belt = line(after="keep")
+    path = belt.drop("left/a.png", "first")
+    assert belt.settle() == 1
+    belt.ledger.close()
+    aside = path.with_name(f".a.png{ASIDE}")
+    path.rename(aside)
+    if written == "over":
+        aside.write_bytes(photo("second, longer"))
+    elif written == "anew":
+        path.write_bytes(photo("second, longer"))
+    with contextlib.closing(sqlite3.connect(belt.out / "watch.sqlite3")) as base, base:
+        base.execute("UPDATE facts SET value = '1' WHERE name = 'running'")
+    belt.wishes["after"] = after
+    belt.start()
+    assert not aside.exists()
+    belt.settle()
+    texts = [row["text"] for row in belt.rows()]
+    assert texts[:2] == ["first", "second, longer"][: len(texts)]
+    assert len(set(texts)) == (1 if written == "nothing" else 2)
+    left = {file.relative_to(belt.folder).as_posix() for file in belt.folder.rglob("*") if file.is_file()}
+    assert left == ({"left/a.png"} if after == "keep" else set())
+    if after == "move":
+        kept = [file.read_bytes() for file in (belt.out / "done" / "left").iterdir()]
+        assert sorted(kept) == sorted(photo(text) for text in (texts[1:] if written == "over" else texts))
+
+
 def test_a_photo_that_cannot_be_put_away(line: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     belt = line(after="move")
     path = belt.drop("a.png", "good")
@@ -292,7 +356,7 @@ def test_a_photo_that_cannot_be_put_away(line: Make, monkeypatch: pytest.MonkeyP
     def refuse(_source: Any, _target: Any) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("unias.serve.watch._move", refuse)
+    monkeypatch.setattr("unias.serve.away._move", refuse)
     assert belt.settle() == 1
     assert sum(belt.settle() for _ in range(3)) == 0
     assert path.exists()
@@ -309,7 +373,7 @@ def test_moving_to_another_disk(line: Make, tmp_path: Path, monkeypatch: pytest.
     real = os.replace
 
     def other_disk(source: Any, target: Any) -> None:
-        if Path(source).parent == belt.folder:
+        if Path(source).parent == belt.folder != Path(target).parent:
             raise OSError(18, "Invalid cross-device link")
         real(source, target)
 

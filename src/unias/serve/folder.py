@@ -139,6 +139,11 @@ class Folder:
                 continue  # gone since it was listed
 
 
+def key_of(path: Path, root: Path) -> str:
+    """``Found.key`` of a file."""
+    return printable(path.relative_to(root).as_posix())
+
+
 def read_whole(found: Found) -> bytes | None:
     """The file's bytes, None where it is no longer the file that was found.
 

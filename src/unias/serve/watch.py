@@ -10,10 +10,8 @@ What judges a batch of photos is any callable (``Inspector``); ``serve.inspector
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
-import shutil
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -22,10 +20,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from unias.errors import DataError, UsageError
-from unias.files import writing
 from unias.progress import Progress
+from unias.serve.away import finish, give_back, left_aside, put_away
 from unias.serve.courier import Courier
-from unias.serve.folder import Folder, Found, is_still, read_whole
+from unias.serve.folder import Folder, Found, read_whole
 from unias.serve.ledger import Entry, Ledger, Signature, printable
 from unias.serve.tables import Tables
 
@@ -130,6 +128,7 @@ class Watch:
         self._stuck: set[str] = set()  # photos that could not be moved or deleted, said once
         if ledger.unclean:
             self._sweep()
+            self._recover()
         self._tables.catch_up()
 
     def run(self, stop: threading.Event, once: bool = False) -> Tally:
@@ -303,12 +302,8 @@ class Watch:
             if row is None or (self._after == DELETE and row["verdict"] == UNREADABLE):
                 continue
             try:
-                if not is_still(found):
+                if not put_away(found, self._target(found, row["id"]) if self._after == MOVE else None):
                     continue
-                if self._after == MOVE:
-                    _move(found.path, self._target(found, row["id"]))
-                else:
-                    found.path.unlink()
             except (OSError, DataError) as error:
                 if found.key not in self._stuck:
                     self._progress.say(
@@ -330,6 +325,21 @@ class Watch:
         for folder in ("heatmaps", "masks", "levels", "done"):
             for file in (self.ledger.home / folder).rglob(".*.part*"):
                 file.unlink(missing_ok=True)
+
+    def _recover(self) -> None:
+        """A photo that a killed process had taken aside goes where it was going, or back where it has no row (``serve.away``)."""
+        for aside, found in left_aside(self._folder.root):
+            row = self.ledger.last_of(found.key) if self.ledger.has(found.key, found.signature) else None
+            if row is None or (self._after == KEEP and not os.path.lexists(found.path)):
+                give_back(aside, found.path)
+                continue
+            try:
+                finish(aside, None if self._after == DELETE else self._target(found, row["id"]))
+            except (OSError, DataError):
+                give_back(aside, found.path)  # the next look says why it cannot be put away
+                continue
+            self.ledger.put_away([row["id"]])
+            self._known.pop(found.key, None)
 
     def _line(self) -> str:
         tally = self.tally
@@ -355,18 +365,3 @@ def picture_name(key: str, id_: str) -> str:
     stem = Path(name).stem.encode("utf-8")[:LONGEST_NAME].decode("utf-8", "ignore")
     name = f"{stem}-{id_.replace('-', '')[:16]}"
     return f"{folder}/{name}" if folder else name
-
-
-def _move(source: Path, target: Path) -> None:
-    """Rename, or copy whole and then delete where the target is on another disk."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.replace(source, target)
-    except OSError as error:
-        if error.errno != errno.EXDEV:
-            raise
-        with writing(target) as temporary:
-            shutil.copy2(source, temporary)
-            with open(temporary, "rb+") as file:
-                os.fsync(file.fileno())
-        source.unlink()
