@@ -83,6 +83,12 @@ def line(tmp_path: Path) -> Any:
 Make = Callable[..., Line]
 
 
+def crashed(belt: Line) -> None:
+    """Its ledger, closed before, looks as if its process had been killed."""
+    with contextlib.closing(sqlite3.connect(belt.out / "watch.sqlite3")) as base, base:
+        base.execute("UPDATE facts SET value = '1' WHERE name = 'running'")
+
+
 def test_each_photo_has_one_row(line: Make) -> None:
     belt = line()
     belt.drop("b.png", "good")
@@ -333,8 +339,7 @@ def test_a_photo_that_a_killed_process_had_taken_aside(line: Make, after: str, w
         aside.write_bytes(photo("second, longer"))
     elif written == "anew":
         path.write_bytes(photo("second, longer"))
-    with contextlib.closing(sqlite3.connect(belt.out / "watch.sqlite3")) as base, base:
-        base.execute("UPDATE facts SET value = '1' WHERE name = 'running'")
+    crashed(belt)
     belt.wishes["after"] = after
     belt.start()
     assert not aside.exists()
@@ -382,6 +387,44 @@ def test_moving_to_another_disk(line: Make, tmp_path: Path, monkeypatch: pytest.
     assert list(belt.folder.iterdir()) == []
     (row,) = belt.rows()
     assert Path(row["moved_to"]).read_bytes() == photo("good")
+
+
+def test_moving_to_another_disk_that_is_full(line: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The photo lies under its own name again, and goes once there is room."""
+    belt = line(after="move")
+    path = belt.drop("a.png", "good")
+    real = os.replace
+
+    def other_disk(source: Any, target: Any) -> None:
+        if Path(source).parent == belt.folder != Path(target).parent:
+            raise OSError(18, "Invalid cross-device link")
+        real(source, target)
+
+    def full(_source: Any, _target: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.replace", other_disk)
+        patch.setattr("shutil.copy2", full)
+        assert belt.settle() == 1
+        assert list(belt.folder.iterdir()) == [path]
+        assert list((belt.out / "done").iterdir()) == []
+        assert len(belt.heard.said) == 1
+        assert "cannot be put away" in belt.heard.said[0]
+    assert belt.settle() == 0
+    assert list(belt.folder.iterdir()) == []
+    (row,) = belt.rows()
+    assert Path(row["moved_to"]).read_bytes() == photo("good")
+
+
+def test_a_link_to_nothing_under_the_hidden_name_stops_no_start(line: Make) -> None:
+    belt = line(after="move")
+    belt.ledger.close()
+    (belt.folder / f".a.png{ASIDE}").symlink_to(belt.folder / "nothing")
+    crashed(belt)
+    belt.start()
+    belt.drop("b.png", "good")
+    assert belt.settle() == 1
 
 
 def test_a_folder_that_goes_away_and_comes_back(line: Make) -> None:

@@ -23,7 +23,7 @@ ASIDE = ".unias-aside"  # the hidden name's ending
 def put_away(found: Found, target: Path | None) -> bool:
     """Move a photo to ``target``, or delete it (None); False where it is no longer what was found: it stays.
 
-    Raises OSError where the system does not allow it; then it stays as well.
+    Raises OSError or DataError where the system does not allow it (disk full, read-only); then it stays as well.
     """
     if not is_still(found):
         return False
@@ -41,7 +41,7 @@ def put_away(found: Found, target: Path | None) -> bool:
             give_back(aside, found.path)
             return False
         finish(aside, target)
-    except OSError:
+    except BaseException:
         give_back(aside, found.path)
         raise
     return True
@@ -63,7 +63,10 @@ def left_aside(root: Path) -> list[tuple[Path, Found]]:
             if name.startswith(".") and name.endswith(ASIDE):
                 aside = Path(folder, name)
                 path = aside.with_name(name[1 : -len(ASIDE)])
-                stat = aside.stat()
+                try:
+                    stat = aside.stat()
+                except OSError:
+                    continue  # gone meanwhile, or a link to nothing
                 left.append((aside, Found(path, key_of(path, root), (stat.st_size, stat.st_mtime_ns))))
     return left
 
