@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 import shutil
@@ -74,6 +75,15 @@ def test_emphasis_is_no_asterisk_on_the_page() -> None:
     text = compare_page._emphasised("a < b; *oracle*: x; *best*: y")
     assert text == "a &lt; b; <em>oracle</em>: x; <em>best</em>: y"
     assert "*" not in compare_page._emphasised(PROTOCOL)
+
+
+def test_what_fitted_a_model_anew_stands_beside_what_trained_it() -> None:
+    one = dataclasses.replace(
+        entry("unias", 0, 0.4, 0.3), record={"commit": "abc", "refitted": {"data": "d", "commit": "def"}}
+    )
+    assert "| commit | abc, fitted anew at def |" in markdown([one], [None], 5, None)
+    assert one.commit in to_csv([one], [None])
+    assert dataclasses.replace(one, record={"commit": "abc"}).commit == "abc"
 
 
 def test_csv_and_latex() -> None:

@@ -55,6 +55,12 @@ class Entry:
     made_of: str
     record: dict[str, Any]
 
+    @property
+    def commit(self) -> str:
+        """What trained it, and what fitted it anew (``unias calibrate --refit``), where it was."""
+        trained, refitted = self.record.get("commit", "unknown"), self.record.get("refitted")
+        return f"{trained}, fitted anew at {refitted['commit']}" if refitted else str(trained)
+
     @classmethod
     def of(cls, run: Done) -> Entry:
         """From a finished run."""
@@ -216,8 +222,8 @@ def _cost_table(entries: Sequence[Entry]) -> list[str]:
         scale = 1000 if key == "seconds_an_image" else 1
         cells = ["–" if (v := entry.cost[key]) is None else form.format(scale * v) for entry in entries]
         rows.append([heading, *cells])
-    for key in ("machine", "commit"):
-        rows.append([key, *(str(entry.record.get(key, "unknown"))[:60] for entry in entries)])
+    rows.append(["machine", *(str(entry.record.get("machine", "unknown"))[:60] for entry in entries)])
+    rows.append(["commit", *(entry.commit for entry in entries)])
     return _table(["", *(title(e.system) for e in entries)], rows)
 
 
@@ -266,7 +272,7 @@ def to_csv(entries: Sequence[Entry], parts: Sequence[str | None]) -> str:
         for part in parts:
             for product in [*products(entries, part), None]:
                 values = [entry.value(part, product, key) for key in keys]
-                marks = [entry.cost[key] for key in costs] + [entry.record.get("commit"), entry.record.get("machine")]
+                marks = [entry.cost[key] for key in costs] + [entry.commit, entry.record.get("machine")]
                 cells = ["" if value is None else value for value in [*values, *marks]]
                 writer.writerow([entry.system, entry.seed, part or "all", product or "mean", *cells])
     return buffer.getvalue()
