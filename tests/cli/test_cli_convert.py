@@ -25,6 +25,7 @@ from unias.model.convert import our_name
 from unias.presets import PRESETS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+ROOT = Path(__file__).resolve().parents[2]
 
 
 INVERSE: list[tuple[str, str]] = [
@@ -181,6 +182,25 @@ def test_converted_with_good_photos_has_provisional_cuts(
     card = (tmp_path / "model" / "card.md").read_text("utf-8")
     assert "provisional" in card
     assert cli("predict", tmp_path / "model", tiny_data, "-o", tmp_path / "out", "-q").code == 0
+
+
+@pytest.mark.slow
+def test_documented_commands(
+    cli: Any, released: Released, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (ROOT / "docs" / "method.md").read_text(encoding="utf-8")
+    files = re.findall(r"`((?:src|tests)/[\w./]+)`", text)
+    assert len(files) > 20
+    assert all((ROOT / file).is_file() for file in files)
+    (tmp_path / "photos").symlink_to(tiny_data)
+    (tmp_path / "checkpoint.pth").symlink_to(released.folder / "whole.pth")
+    monkeypatch.chdir(tmp_path)
+    lines = [line for block in re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL) for line in block.splitlines()]
+    assert [line.split()[:2] for line in lines] == [["unias", "convert"], ["unias", "evaluate"]]
+    for line in lines:
+        answer = cli(*line.split()[1:])
+        assert answer.code == 0, answer.err
+    assert (tmp_path / "released-report" / "index.html").is_file()
 
 
 @pytest.mark.slow

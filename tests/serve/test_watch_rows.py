@@ -427,6 +427,36 @@ def test_a_link_to_nothing_under_the_hidden_name_stops_no_start(line: Make) -> N
     assert belt.settle() == 1
 
 
+def test_a_table_that_another_program_holds_open(line: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Photos do not wait for it: their rows are in the ledger, and follow."""
+    belt = line(after="move")
+    belt.drop("a.png", "good")
+    assert belt.settle() == 1
+    tables, held = belt.watch._tables, []
+
+    def append(file: Path) -> Any:
+        held.append(file.name)
+        raise PermissionError(13, "Permission denied", str(file))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tables, "_append", append)
+        belt.drop("b.png", "bad")
+        belt.drop("c.png", "good")
+        assert belt.settle() == 2
+        assert list(belt.folder.iterdir()) == []  # put away as ever
+        assert belt.settle() == 0
+        assert len(held) > 1  # tried again
+        stop = threading.Event()
+        stop.set()
+        with pytest.raises(DataError, match=r"results\.csv: cannot be written"):
+            belt.watch.run(stop)  # the last word of a watcher that ends
+    assert len((belt.out / "results.jsonl").read_text("utf-8").splitlines()) == 1
+    assert sum("results.csv" in text for text in belt.heard.said) == 1  # said once
+    belt.step()
+    assert len(belt.rows()) == 3
+    assert belt.heard.said[-1] == "the tables are up to date again"
+
+
 def test_a_folder_that_goes_away_and_comes_back(line: Make) -> None:
     belt = line(after="keep")
     belt.drop("a.png", "good")

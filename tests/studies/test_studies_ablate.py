@@ -76,6 +76,24 @@ def test_runs_are_shared_and_tables_written(asked: list[Job], tiny_data: Path, t
     assert "33 of 36: " in text  # ours fall from row to row; the paper's rise, but for three after MG-CNN
     assert "no filter / MGG-CNN, average" in text
     assert "; MG-CNN / MGG-CNN, average" not in text
+    assert "asked of each run: 8 minutes" in text
+    assert "| Table 3, default; Table 4, 4,3,2,1 | 7 | 8.0 | abc | two cores |" in text
+    assert text.count("| abc | two cores |") == 16
+    assert "- Table 3, + Conv3: pAP 61.14 with a printed gap of 1.73; to 65.12 it is 3.98." in text
+
+
+def test_as_published(asked: list[Job], tiny_data: Path, tmp_path: Path) -> None:
+    """The paper's own epochs, whose schedule has no minutes."""
+    ablate.ablate(tiny_data, tmp_path / "study", preset="paper", tables=(4,), progress=Progress("silent"))
+    assert {job.train[2:] for job in asked} == {("--seed", "0")}
+    assert load_config(Path(asked[0].train[1])).train.epochs == 1000
+    assert "asked of each run: the epochs of its preset" in (tmp_path / "study" / "ablate.md").read_text(
+        encoding="utf-8"
+    )
+    with pytest.raises(UsageError, match="was begun with minutes None, not 5"):
+        ablate.ablate(
+            tiny_data, tmp_path / "study", preset="paper", tables=(4,), minutes=5.0, progress=Progress("silent")
+        )
 
 
 def test_command_checks_its_words_first(cli: Any, tiny_data: Path, tmp_path: Path) -> None:

@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
+from unias.data.layouts import scan
 from unias.errors import DataError, Interrupted, TrainingError, UsageError
 from unias.progress import Progress
-from unias.studies import compare, compare_page, published, runs
+from unias.studies import compare, compare_page, compare_tables, published, runs
 from unias.studies.compare_tables import PROTOCOL, Entry, latex, markdown, md_mark, ranked, set_row, to_csv
-from unias.studies.runs import Job, claim, perform
+from unias.studies.runs import Job, claim, identity, length, length_told, length_words, perform
 from unias.systems.registry import names
 
 QUIET = Progress("silent")
@@ -47,7 +48,7 @@ def test_best_and_second_as_printed() -> None:
 
 
 def test_markdown_has_the_papers_form() -> None:
-    text = markdown(ENTRIES, ["final", None], 20.0, "visa")
+    text = markdown(ENTRIES, ["final", None], "20 minutes", "visa")
     lines = text.splitlines()
     assert lines.index("## Test photos of `final`") < lines.index("## All test photos")
     head = next(line for line in lines if line.startswith("| pAP / DSC (oracle)"))
@@ -63,10 +64,11 @@ def test_markdown_has_the_papers_form() -> None:
 
 
 def test_seeds_stand_in_a_table_of_their_own() -> None:
-    text = markdown([*ENTRIES, entry("unias", 1, 0.5, 0.4)], [None], 20.0, None)
-    assert "| system | seed | pAP | pAP nut_a | pAP bolt | DSC, oracle | image AUROC |" in text
-    assert "| UniAS | 1 | 50.00 | 50.00 | 50.00 | 40.00 | 90.00 |" in text
-    assert "| UniAS | *median* | 45.00 | 45.00 | 45.00 | 35.00 | 90.00 |" in text
+    text = markdown([*ENTRIES, entry("unias", 1, 0.5, 0.4)], [None], "20 minutes", None)
+    head = "| system | seed | pAP | pAP nut_a | pAP bolt | DSC, oracle | image AUROC | steps | minutes | commit | machine |"
+    assert head in text
+    assert "| UniAS | 1 | 50.00 | 50.00 | 50.00 | 40.00 | 90.00 | 1000 | 20.1 | abc | two cores |" in text
+    assert "| UniAS | *median* | 45.00 | 45.00 | 45.00 | 35.00 | 90.00 |  |  |  |  |" in text
     assert "| UniAD | 0 | 31" not in text
     assert "**40.00** / **30.00**" in text  # the first seed's is the main table's
 
@@ -81,9 +83,35 @@ def test_what_fitted_a_model_anew_stands_beside_what_trained_it() -> None:
     one = dataclasses.replace(
         entry("unias", 0, 0.4, 0.3), record={"commit": "abc", "refitted": {"data": "d", "commit": "def"}}
     )
-    assert "| commit | abc, fitted anew at def |" in markdown([one], [None], 5, None)
+    assert "| commit | abc, fitted anew at def |" in markdown([one], [None], "5 minutes", None)
     assert one.commit in to_csv([one], [None])
     assert dataclasses.replace(one, record={"commit": "abc"}).commit == "abc"
+
+
+def test_what_a_run_took_is_told_where_it_is_not_what_was_asked() -> None:
+    """Minutes off by more than 5%, a run in several sittings, the GPU's memory: in the table, not behind it."""
+
+    def run(system: str, minutes: float, **record: Any) -> Entry:
+        one = entry(system, 0, 0.4, 0.3)
+        gpu = record.pop("gpu", None)
+        cost = {**one.cost, "minutes": minutes, "peak_gpu_mib": gpu}
+        return dataclasses.replace(one, cost=cost, record={**one.record, "minutes_asked": 20.0, **record})
+
+    ends = [run("patchcore", 10.0), run("uniad", 20.9, resumed_at=0), run("unias", 22.4, resumed_at=70, gpu=512.0)]
+    lines = markdown(ends, [None], "20 minutes", None).splitlines()
+    assert "Asked of each: 20 minutes; seed 0." in lines[2]
+    assert "| training, minutes | 10.0 (-50%) | 20.9 | 22.4 (+12%) |" in lines
+    assert "| resumed at step | – | – | 70 |" in lines
+    assert "| of the GPU's, MiB | – | – | 512 |" in lines
+    plain = markdown(ends[:1], [None], "20 minutes", None)
+    assert "resumed at step" not in plain
+    assert "GPU" not in plain
+
+
+def test_aurocs_stand_product_by_product() -> None:
+    lines = markdown(ENTRIES, [None], "20 minutes", None).splitlines()
+    assert "| AUROC of pixels / of photos | PatchCore | UniAD | UniAS |" in lines
+    assert "| bolt | – / **90.00** | – / **90.00** | – / **90.00** |" in lines
 
 
 def test_csv_and_latex() -> None:
@@ -92,7 +120,11 @@ def test_csv_and_latex() -> None:
     assert rows[0]["system"] == "uniad"
     assert float(rows[0]["pap"]) == 0.31234
     assert rows[0]["peak_mib"] == ""
-    text = latex(ENTRIES, None)
+    both = latex(ENTRIES, [None, "final"])
+    assert both.startswith("% All test photos\n")
+    assert "% Test photos of `final`" in both
+    assert both.count("tabular") == 4
+    text = latex(ENTRIES, [None])
     assert r"nut\_a & 3.00 & \underline{31.23} / \textbf{30.00}" in text
     assert text.count(r"\\") == 1 + 2 + 2
     assert r"\begin{tabular}{l r c c c }" in text
@@ -108,6 +140,15 @@ def test_published_tables_are_whole_and_flagged() -> None:
     assert visa.rows["Macaroni2"]["draem"] == (10.42, 50.56)
     assert any("draem" in flag and "34.49" in flag for flag in visa.flags)
     assert not any("hvq" in flag for flag in mvtec.flags)
+    assert visa.apart == {("draem", 0)}
+    assert (mvtec.mean_ar, visa.mean_ar) == (13.17, 3.0)
+    _, rows = compare_tables.published_rows(visa)
+    assert rows[-1][:2] == ["Mean", "3.00"]
+    assert rows[-1][2 + names().index("draem")] == "34.49† / 17.35"
+    flags = published.ablation_flags("structure")
+    assert [flag.split(":")[0] for flag in flags] == [f"Table 3, {row}" for row in ("+ SAR query", "+ Conv3", "MG-CNN")]
+    assert "pAP 61.14 with a printed gap of 1.73; to 65.12 it is 3.98." in flags[1]
+    assert published.ablation_flags("levels") == []
     assert published.ablation("structure")["default"] == {"pap": 65.12, "dsc": 59.33, "auroc": 98.22}
     assert list(published.ablation("levels")) == ["4", "3", "2", "1", "4,3", "4,1", "4,3,2", "4,3,2,1"]
 
@@ -138,11 +179,43 @@ def test_order_of_runs() -> None:
     assert "--textures" not in found[1].train + found[2].train
 
 
+def test_as_published() -> None:
+    """UniAS with the preset asked for, the others with their one published preset, for the epochs of each or as many as asked."""
+    both = {"uniad": [0], "unias": [0]}
+    uniad, unias = compare.jobs(["uniad", "unias"], both, None, None, "visa")
+    assert uniad.train == ("--system", "uniad", "--seed", "0", "--preset", "paper")
+    assert unias.train == ("--system", "unias", "--seed", "0", "--preset", "visa")
+    uniad, _ = compare.jobs(["uniad", "unias"], both, None, None, "paper", 3)
+    assert uniad.train == ("--system", "uniad", "--epochs", "3", "--seed", "0", "--preset", "paper")
+
+
+def test_how_long() -> None:
+    assert length("small", None, None, 20.0) == (20.0, None)
+    assert length("paper", None, None, 20.0) == (None, None)
+    assert length("small", None, 3, 20.0) == (None, 3)
+    with pytest.raises(UsageError, match="one of the two"):
+        length("small", 1.0, 3, 20.0)
+    assert length_words(None, None) == []
+    assert [length_told(20.0, None), length_told(None, 3), length_told(None, None)] == [
+        "20 minutes, photos to model on disk",
+        "3 epochs",
+        "the epochs of its preset",
+    ]
+
+
+def test_how_much_is_said_is_no_part_of_a_study(tiny_data: Path) -> None:
+    dataset = scan(tiny_data)
+    assert identity(dataset, {}, ["--device", "cpu"]) == identity(dataset, {}, ["--device", "cpu", "-q"])
+
+
 def test_another_request_is_refused(tmp_path: Path) -> None:
     claim(tmp_path / "study", {"minutes": 20})
     claim(tmp_path / "study", {"minutes": 20})
     with pytest.raises(UsageError, match="minutes 20, not 30"):
         claim(tmp_path / "study", {"minutes": 30})
+    claim(tmp_path / "published", {"minutes": None, "preset": "paper"})
+    with pytest.raises(UsageError, match="preset 'paper', not None"):
+        claim(tmp_path / "published", {"minutes": None})
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("x", encoding="utf-8")
     with pytest.raises(DataError, match="no study"):
@@ -228,6 +301,8 @@ def test_command_checks_its_words_first(cli: Any, tiny_data: Path, tmp_path: Pat
         (["--more-seeds", "padim=1"], "padim"),
         (["--subset", "final=nowhere.txt"], "nowhere.txt"),
         (["--systems", "padim"], "padim"),
+        (["--preset", "large"], "large"),
+        (["--minutes", "1", "--epochs", "1"], "one of the two"),
     ):
         answer = cli("compare", tiny_data, "-o", tmp_path / "study", *words)
         assert answer.code == 2, words

@@ -51,6 +51,12 @@ async ([zone, photos]) => {
 }
 """
 
+LEVEL_SHOWN = """
+(() => {
+  const image = document.querySelector("#layer-map");
+  return image.src.includes("layer=4") && image.complete && image.naturalWidth > 0;
+})()
+"""
 SHOWN = "document.querySelector('#place').textContent.endsWith(': ' + document.querySelector('#info').dataset.id)"
 
 
@@ -262,6 +268,14 @@ def _threshold(visitor: Visitor) -> None:
     page.get_by_role("button", name="Apply").click()
     page.locator("#threshold-price").get_by_text("Applied").wait_for()
     assert [path for method, path in visitor.asked if method == "POST"] == ["/studio/api/models/first/cut"]
+    assert words.inner_text().startswith("1 of ")  # what was applied is the present one now, without a reload
+    assert page.get_by_role("button", name="Apply").is_disabled()
+    assert not page.get_by_role("button", name="Back to the present one").is_visible()
+    assert page.locator("#threshold-kept").count() == 0
+    page.keyboard.press("End")  # the line has the keys still
+    assert words.inner_text() == before
+    page.get_by_role("button", name="Back to the present one").click()
+    assert words.inner_text().startswith("1 of ")
     page.reload()
     words.wait_for()
     assert words.inner_text().startswith("1 of ")
@@ -277,7 +291,7 @@ def _inspect(visitor: Visitor) -> None:
     for at in range(total):  # by key, to the first photo with a mask
         visitor.until("(n) => document.querySelector('#place').textContent.startsWith(n)", arg=f"{at + 1} of")
         visitor.until(SHOWN)
-        page.wait_for_load_state("networkidle") if False else page.wait_for_timeout(400)
+        page.wait_for_timeout(400)
         if page.locator("#contours polygon").count():
             break
         page.keyboard.press("ArrowRight")
@@ -298,7 +312,8 @@ def _inspect(visitor: Visitor) -> None:
     assert not page.locator("#contours").is_visible()
     page.get_by_label("Contours").check()
     page.locator("#level").select_option(index=1)
-    visitor.until("document.querySelector('#layer-map').naturalWidth > 0")
+    visitor.until(LEVEL_SHOWN)
+    page.locator("#info").get_by_text("Smallest defect").wait_for()
     visitor.shot("inspect")
     now = page.locator("#place").inner_text()
     page.locator("h1").click()
@@ -313,13 +328,20 @@ def _review(visitor: Visitor) -> None:
     place.wait_for()
     total = int(re.match(r"\d+ of (\d+)", place.inner_text()).group(1))  # type: ignore[union-attr]
     visitor.shot("review")
+    names = []
     for done in range(1, total + 1):
-        name = page.locator(".info .name").inner_text()
+        names.append(page.locator(".info .name").inner_text())
         source = page.locator(".still .base").get_attribute("src")
         assert source is not None
-        page.keyboard.press("g" if "good" in source else "d")
+        key = "g" if "good" in source else "d"
+        page.keyboard.down(key)
+        page.keyboard.down(key)  # held down: it repeats, and says nothing of the next photo
+        page.keyboard.up(key)
         visitor.until("(n) => document.querySelector('#review-place').textContent.includes(n)", arg=f" {done} reviewed")
-        assert name
+        assert place.inner_text().startswith(f"{min(done + 1, total)} of ")
+    assert len(set(names)) > 1
+    verdicts = [path for method, path in visitor.asked if method == "POST" and path.endswith("/review")]
+    assert len(verdicts) == total
     page.get_by_role("button", name="Recalibrate").click()
     page.locator("#review-price").get_by_role("cell").first.wait_for()
     visitor.shot("recalibrated")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import zipfile
@@ -165,7 +166,55 @@ def test_reviews_are_kept_taken_back_and_move_the_cut(judged: Running) -> None:
     assert len(after["good"]) == len(before["good"]) + 2
     assert price["after"]["cut"] == after["cut"]
     again = judged.post(f"{path}/recalibrate", {"product": PRODUCT})
-    assert again["moved"] is False, "the same photos count once"
+    assert {**judged.get(f"{path}/scores", product=PRODUCT)} == after, "the same photos count once"
+    assert again["products"][0]["before"]["cut"] == again["products"][0]["after"]["cut"]
+
+
+def test_a_wrong_verdict_leaves_nothing_behind(judged: Running) -> None:
+    """A defect called good may become the cut; taken back or put right, and calibrated again, it is as if it had never been."""
+    path = f"/models/{MODEL}"
+    first = judged.get(f"{path}/scores", product=PRODUCT)
+    defects = [row for row in judged.get(f"{path}/review", product=PRODUCT) if row["kind"] != "good"]
+    for row in defects:
+        judged.post(f"{path}/review", {"id": row["id"], "label": "good"})
+    judged.post(f"{path}/recalibrate", {"product": PRODUCT})
+    wrong = judged.get(f"{path}/scores", product=PRODUCT)
+    assert len(wrong["good"]) == len(first["good"]) + len(defects)
+    assert set(wrong["good"]) > set(first["good"])
+    assert wrong["cut"] == wrong["good"][-wrong["k"]]
+    judged.post(f"{path}/review", {"id": defects[0]["id"], "label": "defect"})
+    for row in defects[1:]:
+        judged.post(f"{path}/review", {"id": row["id"], "label": None})
+    judged.post(f"{path}/recalibrate", {"product": PRODUCT})
+    right = judged.get(f"{path}/scores", product=PRODUCT)
+    assert right["good"] == first["good"]
+    assert right["missed"] == [pytest.approx(defects[0]["score"], rel=1e-5)]
+    judged.post(f"{path}/review", {"id": defects[0]["id"], "label": None})
+    judged.post(f"{path}/recalibrate")  # of all products
+    assert judged.get(f"{path}/scores", product=PRODUCT) == first
+    assert judged.client.post(f"/studio/api{path}/recalibrate", json={}).status_code == 422
+
+
+def test_a_cut_is_kept_below_reviewed_defects(judged: Running) -> None:
+    """And the answer says so: the rank that it came to is not the one asked for."""
+    path, shelf = f"/models/{MODEL}", judged.studio.shelf
+    info = dataclasses.replace(
+        shelf.info(MODEL, PRODUCT),
+        held_out=tuple(f"added/{number}" for number in range(20)),
+        held_out_scores=tuple((number + 1) / 100 for number in range(20)),
+        missed_scores=(0.185,),
+    )
+    shelf.rewritten(MODEL, [info if one.name == PRODUCT else one for one in shelf.products(MODEL)])
+    answer = judged.post(f"{path}/cut", {"product": PRODUCT, "k": 1})
+    assert (answer["after"]["k"], answer["after"]["cut"]) == (3, 0.18)
+    assert judged.get(f"{path}/scores", product=PRODUCT)["k"] == 3
+    assert judged.post(f"{path}/cut", {"product": PRODUCT, "k": 5})["after"]["k"] == 5
+
+
+def test_photos_that_are_still_there(running: Running) -> None:
+    here = f"photos/{PRODUCT}/train/good/000.png"
+    gone = f"photos/{PRODUCT}/train/good/999.png"
+    assert running.post("/photos/present", {"ids": [gone, here, "../x.png"]}) == {"ids": [here]}
 
 
 def test_a_photo_that_changed_is_not_reviewed(judged: Running) -> None:
@@ -215,6 +264,9 @@ def test_with_a_token(open_studio: Open, home: Path) -> None:
         assert client.get(api).status_code == 401
         assert client.get("/studio/api/login").json() == {"needed": True}
         assert client.post("/studio/api/login", json={"token": "wrong"}).status_code == 401
+        assert client.post("/studio/api/login", json={"token": "x" * 5000}).status_code == 413
+        many = client.post("/studio/api/login", content=(b"x" * 1000 for _ in range(9)))  # no length said
+        assert many.status_code == 413
         assert client.get(api).status_code == 401
         assert client.get(api, headers={"Authorization": f"Bearer {token}"}).status_code == 200
         signed_in = client.post("/studio/api/login", json={"token": token})
@@ -230,7 +282,16 @@ def test_without_a_token_only_this_machine_asks(running: Running) -> None:
     api = "/studio/api/state"
     assert running.client.get(api, headers={"Host": "factory.example"}).status_code == 403
     assert running.client.get(api, headers={"Origin": "http://elsewhere.example"}).status_code == 403
-    assert running.client.get(api, headers={"Origin": "http://127.0.0.1:8123"}).status_code == 200
+    own = running.client.base_url.netloc.decode()
+    assert running.client.get(api, headers={"Origin": f"http://{own}", "Host": own}).status_code == 200
+    # Another program's page on this machine, and pictures and links of any page, which carry no Origin.
+    for origin in ("http://127.0.0.1:8123", "http://localhost", "null", "http://["):
+        assert running.client.get(api, headers={"Origin": origin, "Host": own}).status_code == 403, origin
+    for site in ("cross-site", "same-site"):
+        assert running.client.get(api, headers={"Sec-Fetch-Site": site}).status_code == 403
+        assert running.client.get("/", headers={"Sec-Fetch-Site": site}).status_code != 403  # a link to the page itself
+    for site in ("same-origin", "none"):
+        assert running.client.get(api, headers={"Sec-Fetch-Site": site}).status_code == 200
 
 
 def test_every_answer_says_what_a_page_may_load(running: Running) -> None:

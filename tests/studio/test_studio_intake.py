@@ -11,7 +11,7 @@ from PIL import Image
 
 from unias.serve.refusals import Refusal
 from unias.serve.settings import ServeSettings
-from unias.studio.intake import Taken, place_of, take
+from unias.studio.intake import Taken, beside_good, place_of, take
 from unias.studio.workspace import Workspace
 
 
@@ -43,10 +43,27 @@ def png(level: int = 90, side: int = 32) -> bytes:
         ("line 3/1.png", "", "new", "new/line 3/1.png"),
         ("C:\\photos\\1.png", "screw", "", "photos/screw/train/good/1.png"),
         ("a<b>/1.png", "", "", "photos/a_b_/train/good/1.png"),
+        ("screw/defects/1.png", "", "", "photos/screw/test/defects/1.png"),
+        ("M8.hexagon-head-A/1.png", "", "", "photos/M8.hexagon-head-A/train/good/1.png"),
+        ("1.png", "rev 2.0 of the housing", "", "photos/rev 2.0 of the housing/train/good/1.png"),
     ],
 )
 def test_places(name: str, product: str, kind: str, place: str) -> None:
     assert str(place_of(name, product, kind)) == place
+
+
+def test_what_lies_beside_good_parts_is_a_defect() -> None:
+    """screw/good beside screw/scratch; a folder with no good ones beside it is a product."""
+    names = ["parts/screw/good/1.png", "parts/screw/scratch/1.png", "parts/nut/1.png", "x.png"]
+    inside = beside_good(names)
+    assert inside == {"parts/screw"}
+    places = [str(place_of(name, sorted_in=inside)) for name in names[:3]]
+    assert places == ["photos/screw/train/good/1.png", "photos/screw/test/scratch/1.png", "photos/nut/train/good/1.png"]
+    assert beside_good(["ok/1.png", "bent/1.png"]) == {""}
+    assert str(place_of("bent/1.png", "screw", sorted_in={""})) == "photos/screw/test/bent/1.png"
+    mvtec = ["screw/train/good/1.png", "screw/test/good/1.png", "screw/test/scratch/1.png"]
+    inside = beside_good(mvtec)
+    assert str(place_of(mvtec[2], sorted_in=inside)) == "photos/screw/test/scratch/1.png"
 
 
 @pytest.mark.parametrize("name", [".hidden.png", "screw/Thumbs.db", "__MACOSX/screw/1.png", "screw/.x/1.png"])

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from studio_running import Open, Running
 
+from unias.errors import DataError
 from unias.files import write_json
 from unias.studio.jobs import Jobs
 from unias.studio.processes import Process
@@ -120,6 +121,46 @@ def test_a_killed_child_is_a_lost_job(jobs: Jobs) -> None:
     assert "without a word" in job["message"]
 
 
+def test_a_full_disk_holds_up_no_job(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What became of a job is kept when there is room again; a new one is refused, not half made; cancelling ends the process."""
+    done, cancelled = jobs.add("judge", {})["id"], jobs.add("judge", {})["id"]
+    home = begun(jobs, done)
+
+    def full(path: Path, content: Any) -> None:
+        raise DataError(f"{path}: the disk is full.")
+
+    def on_disk(number: str) -> str:
+        return str(json.loads((jobs.workspace / "jobs" / number / "job.json").read_text())["state"])
+
+    with monkeypatch.context() as patch:
+        patch.setattr("unias.studio.jobs.write_json", full)
+        (home / "go").touch()
+        assert ended(jobs, done)["state"] == "done"
+        child = Process.of(int((begun(jobs, cancelled) / "own").read_text()))
+        assert jobs.cancel(cancelled)["state"] == "cancelled"
+        until(lambda: not child.alive())
+        before = len(jobs.all())
+        with pytest.raises(DataError, match="full"):
+            jobs.add("judge", {})
+        assert len(jobs.all()) == before
+        assert [on_disk(done), on_disk(cancelled)] == ["running", "waiting"]
+    jobs.look()
+    assert [on_disk(done), on_disk(cancelled)] == ["done", "cancelled"]
+
+
+def test_looks_go_on_after_one_that_fails(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = []
+
+    def look() -> None:
+        looks.append(1)
+        raise RuntimeError("something")
+
+    monkeypatch.setattr(jobs, "look", look)
+    jobs.start()
+    until(lambda: len(looks) > 2)
+    jobs.stop()
+
+
 def test_another_start_finds_a_running_child(jobs: Jobs) -> None:
     number = jobs.add("judge", {})["id"]
     home = begun(jobs, number)
@@ -220,7 +261,7 @@ def test_a_real_training_in_a_child(open_studio: Open, full_home: Path, monkeypa
         assert len(running.get("/models/erstes/list")) == 12
         assert not list((full_home / "jobs" / job["id"]).glob("work/*"))
         checked = wait(running.post("/photos/check")["id"])["result"]
-        assert set(checked) == {"odd", "duplicates", "errors", "warnings", "note"}
+        assert set(checked) == {"odd", "duplicates", "errors", "warnings", "note", "compared", "few"}
         wait(running.post("/jobs", {"kind": "export", "model": "erstes", "to": "onnx"})["id"])
         (export,) = running.get("/exports")
         assert (export["model"], export["to"]) == ("erstes", "onnx")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import sys
@@ -88,10 +89,16 @@ def test_same_seed_same_model(system: str, fit: Fit) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("system", [name for name in EVERY if "patchcore" not in str(name)])
 def test_resumed_is_the_whole_run(system: str, fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
+    from unias.training import loop
     from unias.training.loop import Trainer
 
     whole, _ = fit(system, "whole")
-    step = Trainer._step
+    step, load = Trainer._step, loop.load_state
+
+    def an_hour_before(*words: Any) -> Any:
+        state = load(*words)
+        assert state.elapsed > state.seconds > 0  # photos and features are in it too
+        return dataclasses.replace(state, elapsed=3600.0, peak_mib=1e6)
 
     def interrupted(self: Any, number: int, *rest: Any) -> None:
         if number == 4:
@@ -102,8 +109,11 @@ def test_resumed_is_the_whole_run(system: str, fit: Fit, monkeypatch: pytest.Mon
         patch.setattr(Trainer, "_step", interrupted)
         with pytest.raises(unias.errors.Interrupted):
             fit(system, "cut")
+    monkeypatch.setattr(loop, "load_state", an_hour_before)
     cut, model = fit(system, "cut", resume=True)
     assert model.record["resumed_at"] == 4
+    assert 60 < model.record["minutes"] < 90  # of all sittings
+    assert model.record["peak_mib"] == 1e6
     assert sha256(whole / "model.safetensors") == sha256(cut / "model.safetensors")
 
 
@@ -190,6 +200,11 @@ def test_minutes_give_whole_runs_for_both_stages(fit: Fit) -> None:
     assert not torch.equal(one["system.net.segmentation.logit.weight"], other["system.net.segmentation.logit.weight"])
 
 
+def _noisy(image: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    noise = rng.random(image.shape, dtype=np.float32)
+    return image, image + noise, noise[0] > 0.5
+
+
 def test_a_last_batch_of_one_photo_is_dropped(fit: Fit, make_data: Any, tmp_path: Path) -> None:
     """Batch norm has nothing to say about it."""
     from unias.data.layouts import scan
@@ -211,6 +226,11 @@ def test_a_last_batch_of_one_photo_is_dropped(fit: Fit, make_data: Any, tmp_path
     assert later.images is not None
     assert seen[3].images is not None
     assert torch.equal(later.images, seen[3].images)
+    several = PixelBatches(pixels, [0] * 9, Augmentation("mvtec"), _noisy, 4, seed=0, threads=3)
+    alone = PixelBatches(pixels, [0] * 9, Augmentation("mvtec"), _noisy, 4, seed=0)
+    for one, other in zip(several.steps(0, 9), alone.steps(0, 9), strict=True):
+        assert one.names == other.names
+        assert all(torch.equal(getattr(one, part), getattr(other, part)) for part in ("images", "clean", "mask"))
 
 
 def test_steps_are_refused_where_there_are_none(fit: Fit) -> None:

@@ -13,7 +13,16 @@ def compare(
     data: Path = typer.Argument(..., help="Folder with training and test photos in MVTec-AD or VisA layout."),
     output: Path = typer.Option(..., "-o", "--output", help="Folder of the study; the same command goes on with it."),
     systems: str = typer.Option("all", help="all, or names with commas between: patchcore,rd4ad,unias."),
-    minutes: float = typer.Option(20.0, min=0.01, help="Time of each training, from photos to the model on disk."),
+    preset: str = typer.Option(
+        "small",
+        help="small, or paper, visa or released: UniAS with that preset, the other systems as published (for a GPU).",
+    ),
+    minutes: float | None = typer.Option(
+        None, min=0.01, help="Time of each training, from photos to the model on disk. Default with small: 20."
+    ),
+    epochs: int | None = typer.Option(
+        None, min=1, help="Passes over the photos instead. Default of other presets: their own."
+    ),
     seed: int = typer.Option(0, min=0, help="Seed of every system's first run."),
     more_seeds: list[str] = typer.Option([], help="SYSTEM=1,2: further seeds of a system; may be repeated."),
     subset: list[str] = typer.Option([], help="NAME=FILE: tables for the test photos listed in FILE too, first."),
@@ -26,7 +35,8 @@ def compare(
     as_json: bool = options.AsJson,
     quiet: bool = options.Quiet,
 ) -> None:
-    """Train the systems one after the other under the same minutes, seed and data, and write the paper's table for DATA."""
+    """Train the systems one after the other under the same minutes or as published, same seed and data, and write the paper's
+    table for DATA."""
     from unias.errors import UsageError
     from unias.report.tables import percent
     from unias.studies.compare import compare as run
@@ -37,7 +47,9 @@ def compare(
         data,
         output,
         systems=systems,
+        preset=preset,
         minutes=minutes,
+        epochs=epochs,
         seeds=(seed,),
         more_seeds=_seeds(more_seeds),
         subsets=options.files(subset),

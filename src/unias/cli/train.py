@@ -54,7 +54,11 @@ def train(
     group: str | None = typer.Option(
         None, help="One folder of several products, unsorted: auto, or how many they are; name them with unias rename."
     ),
-    workers: int = typer.Option(0, min=0, help="Processes that decode photos when features are not cached."),
+    workers: int = typer.Option(
+        0,
+        min=0,
+        help="Processes that decode photos when features are not cached; for draem and destseg, threads that spoil them.",
+    ),
     logger: str = typer.Option("none", help="none, csv, tensorboard, wandb or mlflow."),
     device: str = options.Device,
     threads: int | None = options.Threads,

@@ -80,7 +80,7 @@ def watch(
         from unias.serve.inspector import ModelInspector
 
         set_threads(threads)
-        inspect = ModelInspector(load(model, device, precision), output, product, levels)
+        inspect = ModelInspector(load(model, device, precision), output, product, levels, progress.say)
         place = Folder(folder, (output, kept), settle, patience)
         watcher = Watch(ledger, place, inspect, progress, couriers, after, kept, batch, poll)
         progress.say(f"watching {folder}; results in {output}")

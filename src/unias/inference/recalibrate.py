@@ -8,16 +8,17 @@ were missed pull the cut below them, as far as a held-out photo allows; what tha
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from unias.calibration.cuts import Cut, lowered_cut, rank_cut
+from unias.calibration.cuts import Cut, lowered_cut, rank_cut, unpromised
 from unias.data.decode import load_input
 from unias.data.masks import read_mask, resize_mask
 from unias.errors import DataError, UsageError
@@ -62,6 +63,31 @@ class Price:
         return "; ".join([f"{text}; {self.after.describe()}", *self.notes])
 
 
+class Added(NamedTuple):
+    """What people's photos left in a product: keys of good ones among the held-out, scores of missed defects."""
+
+    good: tuple[str, ...] = ()
+    missed: tuple[float, ...] = ()
+
+
+def without(info: ProductInfo, added: Added) -> ProductInfo:
+    """The product as it was before; its cut still rests on what is taken out."""
+    kept = [(k, s) for k, s in zip(info.held_out, info.held_out_scores, strict=True) if k not in added.good]
+    missed = list(info.missed_scores)
+    for score in added.missed:
+        near = next((place for place, one in enumerate(missed) if math.isclose(one, score, rel_tol=1e-6)), None)
+        if near is not None:
+            del missed[near]
+    if len(kept) == len(info.held_out) and len(missed) == len(info.missed_scores):
+        return info
+    return dataclasses.replace(
+        info,
+        held_out=tuple(key for key, _ in kept),
+        held_out_scores=tuple(score for _, score in kept),
+        missed_scores=tuple(missed),
+    )
+
+
 @dataclass
 class _Found:
     """What photos of people came to, product by product."""
@@ -82,6 +108,7 @@ def recalibrate(
     missed: Path | Sequence[Path] | None = None,
     product: str | None = None,
     most_false_alarms: float = 0.2,
+    forget: Mapping[str, Added] | None = None,
     progress: Progress | None = None,
 ) -> tuple[tuple[ProductInfo, ...], list[Price], list[Path]]:
     """Give back the products with their cuts moved, the price of each, and photos of no known product.
@@ -94,6 +121,7 @@ def recalibrate(
         good: folder of photos of good parts, or a list of them. missed: likewise of defects that passed.
         product: what the photos in ``good`` and ``missed`` show, and whom the wishes are for; None = recognised, and all.
         most_false_alarms: missed defects that only a cut promising more than this would find are named and left.
+        forget: {product: what earlier calls added}, taken out first.
 
     Raises:
         UsageError: a product that the model does not know, a rate or an area that cannot be, a missing ``data``.
@@ -119,6 +147,7 @@ def recalibrate(
             infos[place] = _scored_anew(
                 model, place, dataclasses.replace(info, min_area=area, ignore=zone), data, progress
             )
+        infos[place] = without(infos[place], (forget or {}).get(info.name, Added()))
     found = _Found()
     if good is not None:
         _look(model, infos, good, product, found, False, progress)
@@ -156,7 +185,7 @@ def _moved(
                     f"more than {most:.0%} of those (--most-false-alarms allows it; more training or a larger --size may mend it)"
                 )
     else:
-        cut = info.cut
+        cut = unpromised(info.cut.value, rate) if info.cut.promise.held_out else info.cut
         notes.append("no photo was held out, so the cut stays; add good photos with --good")
     after = dataclasses.replace(
         info,

@@ -106,6 +106,7 @@ class TrainingRun:
             self.progress,
             Budget(train.minutes, self.started, also=self.also) if train.minutes is not None else None,
             lambda: self.seconds_after(detector),
+            self.started,
         )
         try:
             return trainer.fit(resume)
@@ -172,13 +173,16 @@ class TrainingRun:
             "seed": self.config.train.seed,
             "steps": outcome.steps,
             "epochs": round(outcome.epochs, 2),
-            "minutes": round((time.monotonic() - self.started) / 60, 2),
+            "minutes": round((outcome.elapsed_before + time.monotonic() - self.started) / 60, 2),
             "minutes_asked": self.config.train.minutes,
             "training_seconds": round(outcome.seconds, 1),
             "first_loss": outcome.first_loss,
             "last_loss": outcome.last_loss,
             "resumed_at": outcome.resumed_at,
-            "peak_mib": peak_memory(),
+            "peak_mib": None if (peak := peak_memory()) is None else max(peak, outcome.peak_before),
+            "peak_gpu_mib": torch.cuda.max_memory_allocated(self.device) / 2**20
+            if self.device.type == "cuda"
+            else None,
             "turns": {name: list(self.augmentation.turns(name)) for name in self.products},
             **stamp(self.device),
         }

@@ -143,8 +143,9 @@ class SystemRun(TrainingRun):
         if isinstance(self.trained, Pixels):
             corruption = system.corruption()
             self.textures = corruption.textures.name if corruption is not None else ""
+            threads = max(1, workers)
             return PixelBatches(
-                self.trained, self.indices(), self.augmentation, corruption, train.batch_size, train.seed
+                self.trained, self.indices(), self.augmentation, corruption, train.batch_size, train.seed, threads
             )
         return self.batches(workers)
 

@@ -139,7 +139,9 @@ def oip_routes(service: Service) -> APIRouter:
             with in_time(settings.timeout, too_late(settings.timeout)):
                 asked = await service.work(lambda: _parsed(text))
                 wanted = _wanted(asked, outputs)
-                files, products = await service.work(lambda: _photos(asked, settings.batch, settings.max_bytes))
+                files, products = await service.work(
+                    lambda: _photos(asked, min(settings.batch, settings.queue), settings.max_bytes)
+                )
                 for product in products:
                     service.check_product(product)
                 ticket.more(len(files) - 1)

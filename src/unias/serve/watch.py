@@ -125,6 +125,7 @@ class Watch:
         self._tables = Tables(ledger, (*OWN_COLUMNS, *inspect.columns, *MORE_COLUMNS))
         self._known: dict[str, Signature] = ledger.known()
         self._away = False  # the watched folder cannot be listed
+        self._behind = False  # the tables could not be written; the ledger has their rows
         self._stuck: set[str] = set()  # photos that could not be moved or deleted, said once
         if ledger.unclean:
             self._sweep()
@@ -161,6 +162,8 @@ class Watch:
                 courier.join(END)
             self.tally.delivered = {courier.sink: courier.delivered for courier in self._couriers}
         self.tally.outstanding = self.ledger.outstanding()
+        if self._behind:
+            self._tables.catch_up()  # the last word: an error, where it still cannot be written
         return self.tally
 
     def step(self, stop: threading.Event | None = None) -> int:
@@ -178,6 +181,8 @@ class Watch:
             self._progress.say(f"{self._folder.root}: is back")
         self._away = False
         self._put_away(there)
+        if self._behind:
+            self._export()
         rows = 0
         for batch in self._batches(ready):
             rows += self._record(batch)
@@ -253,10 +258,24 @@ class Watch:
         for entry, found in zip(entries, ended, strict=True):
             self._ended(found)
             self._count(entry.row)
-        self._tables.catch_up()
+        self._export()
         if self._after != KEEP:
             self._put_away(ended)
         return len(entries)
+
+    def _export(self) -> None:
+        """Bring the tables up to date. Where another program holds one open, or the disk is full, their rows follow later: photos
+        do not wait for it."""
+        try:
+            self._tables.catch_up()
+        except DataError as error:
+            if not self._behind:
+                self._progress.say(f"{printable(str(error))} Until then its rows are in the ledger; they follow.")
+            self._behind = True
+            return
+        if self._behind:
+            self._progress.say("the tables are up to date again")
+        self._behind = False
 
     def _entry(self, photo: _Photo, answer: Row) -> Entry:
         row = {

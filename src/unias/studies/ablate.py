@@ -22,9 +22,10 @@ from unias.presets import preset as find_preset
 from unias.progress import Progress
 from unias.report.tables import percent
 from unias.studies import published
-from unias.studies.runs import Done, Job, check_subsets, claim, identity, perform
+from unias.studies.runs import Done, Job, check_subsets, claim, identity, length, length_told, length_words, perform
 
 DEFAULT = "default"
+MINUTES = 8.0  # of each training of ``small``, where nothing is asked
 PLAIN: dict[str, Any] = {"sar": "none", "cnn": "none"}
 # {row: changes of the model's settings}, rows named as in published.json
 STRUCTURE: dict[str, dict[str, Any]] = {
@@ -63,7 +64,8 @@ def ablate(
     *,
     tables: Sequence[int] = (3, 4),
     preset: str = "small",
-    minutes: float = 8.0,
+    minutes: float | None = None,
+    epochs: int | None = None,
     seed: int = 0,
     subsets: Mapping[str, Path] | None = None,
     common: Sequence[str] = (),
@@ -71,24 +73,27 @@ def ablate(
 ) -> dict[str, Any]:
     """Train and evaluate what is not done yet, then write ablate.json and ablate.md.
 
-    Arguments as in :func:`unias.studies.compare.compare`; ``tables``: 3, 4 or both. Returns what ablate.json holds.
+    Arguments as in :func:`unias.studies.compare.compare`; ``tables``: 3, 4 or both. With neither minutes nor epochs ``small`` is
+    trained for 8 minutes a run, other presets for their own epochs. Returns what ablate.json holds.
     """
     progress = progress or Progress("silent")
     home, root = Path(output), Path(data)
     base = find_preset(preset)
+    minutes, epochs = length(preset, minutes, epochs, MINUTES)
     rows = {table: configs(table, base) for table in tables}
     dataset = scan(root)
     require_training(dataset)
     require_test(dataset)
     check_subsets(dataset, subsets or {})
     request = {"preset": preset, "minutes": minutes, "seed": seed, **identity(dataset, subsets or {}, common)}
+    request |= {} if epochs is None else {"epochs": epochs}
     claim(home, request)
     names = _same_runs(rows)
     jobs = []
     for name, config in {names[t, row]: config for t, own in rows.items() for row, config in own.items()}.items():
         file = home / "configs" / f"{name}.yaml"
         write_text(file, dump_config(config))
-        wishes = ("--config", str(file), "--minutes", f"{minutes:g}", "--seed", str(seed))
+        wishes = ("--config", str(file), *length_words(minutes, epochs), "--seed", str(seed))
         jobs.append(Job(name, wishes))
     evaluate = [part for name, file in (subsets or {}).items() for part in ("--subset", f"{name}={file}")]
     done = {run.name: run for run in perform(jobs, root, home, [*evaluate, "--no-page"], progress, common)}
@@ -123,9 +128,10 @@ def _figures(run: Done) -> dict[str, Any]:
 def markdown(document: Mapping[str, Any], parts: Sequence[str | None]) -> str:
     """ablate.md."""
     request = document["request"]
+    asked = length_told(request["minutes"], request.get("epochs"))
     lines = ["# Ablations", ""]
     lines.append(
-        f"Preset `{request['preset']}`, {request['minutes']:g} minutes a run, seed {request['seed']}, one model for all "
+        f"Preset `{request['preset']}`, asked of each run: {asked}; seed {request['seed']}, one model for all "
         "products; means over the products in per cent, in brackets the gap to the default. DSC at the paper's oracle "
         "threshold (chosen on the labels of these photos), AUROC over pixels. Published: MVTec-AD, EfficientNet-B4, 1,000 "
         "epochs, as read from the supplement."
@@ -145,8 +151,29 @@ def markdown(document: Mapping[str, Any], parts: Sequence[str | None]) -> str:
                 theirs = [f"{printed[row][name]:.2f}" for name in ("pap", "dsc", "auroc")]
                 lines.append("| " + " | ".join([row, *cells, str(found["record"]["steps"]), *theirs]) + " |")
             lines += ["", _order(rows, printed, part or "all")]
-    marks = next(iter(next(iter(document["tables"].values())).values()))["record"]
-    return "\n".join([*lines, "", f"Commit {marks['commit']}, {marks['machine']}."]) + "\n"
+        flags = published.ablation_flags(short)
+        lines += (
+            ["", "What does not add up in the published rows:", "", *(f"- {flag}" for flag in flags)] if flags else []
+        )
+    return "\n".join([*lines, "", "## Runs", "", *_runs(document["tables"])]) + "\n"
+
+
+def _runs(tables: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What each run was made with, and which rows share it."""
+    rows: dict[str, list[str]] = {}
+    records: dict[str, Mapping[str, Any]] = {}
+    for number, own in tables.items():
+        for row, found in own.items():
+            rows.setdefault(found["run"], []).append(f"Table {number}, {row}")
+            records[found["run"]] = found["record"]
+    lines = ["| rows | steps | minutes | commit | machine |", "| --- | ---: | ---: | --- | --- |"]
+    for run, named in rows.items():
+        cells = [
+            "–" if records[run][key] is None else str(records[run][key])
+            for key in ("steps", "minutes", "commit", "machine")
+        ]
+        lines.append("| " + " | ".join(["; ".join(named), *cells]) + " |")
+    return lines
 
 
 def _gap(value: float | None, standard: float | None, default: bool) -> str:

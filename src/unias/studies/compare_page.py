@@ -20,15 +20,22 @@ from unias.inference.result import Result
 from unias.progress import Progress
 from unias.report import style
 from unias.report.tables import EMPTY_MASK, MEAN, percent
+from unias.studies import published
 from unias.studies.compare_tables import (
-    COSTS,
+    AUROCS,
     FIGURES,
     LESS_IS_BETTER,
     PROTOCOL,
+    PUBLISHED_NOTE,
     Entry,
+    aurocs,
+    costs,
     first,
+    machine_told,
     paired,
     products,
+    published_rows,
+    published_title,
     set_row,
 )
 from unias.studies.runs import Done
@@ -71,7 +78,8 @@ def write_page(
     runs: Sequence[Done],
     entries: Sequence[Entry],
     parts: Sequence[str | None],
-    minutes: float,
+    length: str,
+    show: str | None,
     device: str,
     progress: Progress,
 ) -> None:
@@ -97,16 +105,17 @@ def write_page(
     tables = "".join(_part(one_each, part) for part in parts)
     notes = "".join(f"<li>{html.escape(title(e.system))}: {html.escape(e.made_of)}</li>" for e in one_each)
     body = (
-        f"<section><h2>{html.escape(dataset.root.name)}</h2><p class=lead>Each system was trained for {minutes:g} minutes, "
-        f"seed {one_each[0].seed}.</p><p class=small>{_emphasised(PROTOCOL)}</p></section>{tables}"
-        f"<section><h2>What they cost</h2>{_costs(one_each)}<ul class=small>{notes}</ul></section>"
+        f"<section><h2>{html.escape(dataset.root.name)}</h2><p class=lead>Asked of each system: {html.escape(length)}; "
+        f"seed {one_each[0].seed}. What it took stands below.</p><p class=small>{_emphasised(PROTOCOL)}</p></section>{tables}"
+        f"<section><h2>What they cost</h2>{_costs(one_each)}<ul class=small>{notes}</ul></section>{_published(show)}"
         f"<section><h2>One defect a product, every system</h2><p class=lead>The defect of middle size by the truth. Each map "
         f"is scaled to its own cut: red is twice the cut.</p>{shown_rows or NO_MODELS}</section>"
     )
     page = (
         "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width,initial-scale=1'>"
         f"<title>The systems side by side</title><style>{style.CSS}{CSS}</style><header><div class=wrap>"
-        f"<h1>The systems side by side</h1><p>{len(one_each)} systems, {len(dataset.products)} products, one model each</p>"
+        f"<h1>The systems side by side</h1><p>Systems: {len(one_each)}. Products: {len(dataset.products)}, all in one model of "
+        "each system</p>"
         f"</div></header><main class=wrap>{body}</main></html>"
     )
     write_text(home / "index.html", page)
@@ -167,16 +176,30 @@ def _part(entries: Sequence[Entry], part: str | None) -> str:
         (heading, set_row([e.value(part, None, key) for e in entries], _mark, key in LESS_IS_BETTER))
         for key, heading in FIGURES
     ]
+    areas = [(name, aurocs(entries, part, name, _mark)) for name in products(entries, part)]
     where = "All test photos" if part is None else f"Test photos of {html.escape(part)}"
     return (
         f"<section><h2>{where}</h2>{_html_table(['pAP / DSC (oracle)', 'AR', *heads], rows)}"
-        f"<p class=small>Means over the products:</p>{_html_table(['mean', *heads], more)}</section>"
+        f"<p class=small>Means over the products:</p>{_html_table(['mean', *heads], more)}"
+        f"<p class=small>Product by product:</p>{_html_table([AUROCS, *heads], areas)}</section>"
     )
 
 
 def _costs(entries: Sequence[Entry]) -> str:
-    rows = []
-    for key, heading, form in COSTS:
-        scale = 1000 if key == "seconds_an_image" else 1
-        rows.append((heading, ["–" if (v := e.cost[key]) is None else form.format(scale * v) for e in entries]))
+    rows = [(heading, cells) for heading, *cells in costs(entries)]
+    rows += [("machine", [html.escape(machine_told(entry)) for entry in entries])]
+    rows += [("commit", [html.escape(entry.commit) for entry in entries])]
     return _html_table(["", *(title(e.system) for e in entries)], rows)
+
+
+def _published(key: str | None) -> str:
+    if key is None:
+        return ""
+    given = published.table(key)
+    head, rows = published_rows(given)
+    flags = "".join(f"<li>{html.escape(flag)}</li>" for flag in given.flags)
+    table = _html_table(head, [(name, cells) for name, *cells in rows])
+    return (
+        f"<section><h2>{html.escape(published_title(given))}</h2>{table}<p class=small>{PUBLISHED_NOTE}</p>"
+        f"<ul class=small>{flags}</ul></section>"
+    )

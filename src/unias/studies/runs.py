@@ -2,11 +2,13 @@
 
 One folder a run: ``model/``, ``evaluation/`` and ``result.json``, which alone says that the run is done and holds all that the
 tables need: models may be removed, or left on the machine that made them. An unfinished training is resumed. Every run starts
-from an empty feature cache, so that each pays for its own features.
+from an empty feature cache, so that each pays for its own features. A study's folder is one process's at a time, and that of the
+run that it started: where the study is killed, its run may live on, and a second beside it would spoil both.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -15,7 +17,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +31,8 @@ from unias.progress import Progress
 REQUEST = "request.json"
 RUNS = "runs"
 RESULT = "result.json"
+LOCK = ".lock"
+_held: list[int] = []  # descriptors of locks, handed on to what is started
 
 
 @dataclass(frozen=True)
@@ -69,10 +74,15 @@ class Done:
 
 
 def identity(dataset: Dataset, subsets: Mapping[str, Path], common: Sequence[str]) -> dict[str, Any]:
-    """What runs of one table must share: photos, lists of test photos, device and threads."""
+    """What runs of one table must share: photos, lists of test photos, device and threads; not how much they say."""
     keys = "\n".join(sorted(f"{sample.split} {sample.key}" for sample in dataset.samples))
     lists = {name: _hash("\n".join(read_lines(file))) for name, file in subsets.items()}
-    return {"data": dataset.root.resolve().name, "photos": _hash(keys), "subsets": lists, "common": list(common)}
+    return {
+        "data": dataset.root.resolve().name,
+        "photos": _hash(keys),
+        "subsets": lists,
+        "common": [word for word in common if word != "-q"],
+    }
 
 
 def check_subsets(dataset: Dataset, subsets: Mapping[str, Path]) -> None:
@@ -82,6 +92,29 @@ def check_subsets(dataset: Dataset, subsets: Mapping[str, Path]) -> None:
         missing = [line for line in read_lines(file) if line not in tests]
         if missing:
             raise DataError(f"subset {name}: {missing[0]} is no test photo of {dataset.root}. Check {file}.")
+
+
+def length(preset: str, minutes: float | None, epochs: int | None, usual: float) -> tuple[float | None, int | None]:
+    """(minutes, epochs) of each run, one of them None, both where the preset's own epochs count: ``small`` is trained for
+    ``usual`` minutes where nothing is asked, others as published. Raises UsageError for both."""
+    if minutes is not None and epochs is not None:
+        raise UsageError("--minutes and --epochs: give one of the two.")
+    if minutes is None and epochs is None and preset == "small":
+        return usual, None
+    return minutes, epochs
+
+
+def length_words(minutes: float | None, epochs: int | None) -> list[str]:
+    """Of ``unias train``."""
+    found = [] if minutes is None else ["--minutes", f"{minutes:g}"]
+    return found if epochs is None else [*found, "--epochs", str(epochs)]
+
+
+def length_told(minutes: float | None, epochs: int | None) -> str:
+    """In words, for the tables."""
+    if minutes is not None:
+        return f"{minutes:g} minutes, photos to model on disk"
+    return "the epochs of its preset" if epochs is None else f"{epochs} epochs"
 
 
 def _hash(text: str) -> str:
@@ -97,11 +130,13 @@ def claim(home: Path, request: Mapping[str, Any]) -> None:
             before = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise DataError(f"{file}: cannot be read. Remove {home} and begin anew.") from error
-        other = [key for key in request if before.get(key) != request[key]]
+        if isinstance(before.get("common"), list):
+            before["common"] = [word for word in before["common"] if word != "-q"]
+        other = [key for key in {**request, **before} if before.get(key) != request.get(key)]
         if other:
             raise UsageError(
-                f"{home}: was begun with {other[0]} {before.get(other[0])!r}, not {request[other[0]]!r}. Go on with the same, "
-                "or choose another output with -o."
+                f"{home}: was begun with {other[0]} {before.get(other[0])!r}, not {request.get(other[0])!r}. Go on with the "
+                "same, or choose another output with -o."
             )
         return
     if home.exists() and (not home.is_dir() or any(home.iterdir())):
@@ -116,8 +151,42 @@ def perform(
     """Run what is not done yet, in order. ``evaluate``: arguments of ``unias evaluate`` beside model, data and output;
     ``common``: of both commands.
 
-    Raises TrainingError naming the run that failed, with its last line; Interrupted at Ctrl-C.
+    Raises TrainingError naming the run that failed, with its last line; Interrupted at Ctrl-C and SIGTERM; UsageError where
+    the study, or a run that it left, is still at work.
     """
+    with alone(home):
+        return _perform(jobs, data, home, evaluate, progress, common)
+
+
+@contextlib.contextmanager
+def alone(home: Path) -> Iterator[None]:
+    """Hold ``home`` for this process and those that it starts meanwhile, even where they outlive it. Raises UsageError where
+    another holds it. Where the system or the disk knows no such locks, nothing is held."""
+    if sys.platform == "win32":
+        yield
+        return
+    import fcntl
+
+    with (ensure_folder(home) / LOCK).open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UsageError(
+                f"{home}: is being worked on, by another command or by a run that a killed one left behind. Wait for it, or "
+                "end it, and run the same command again."
+            ) from error
+        except OSError:
+            pass
+        _held.append(file.fileno())
+        try:
+            yield
+        finally:
+            _held.remove(file.fileno())
+
+
+def _perform(
+    jobs: Sequence[Job], data: Path, home: Path, evaluate: Sequence[str], progress: Progress, common: Sequence[str]
+) -> list[Done]:
     done = []
     for left in home.glob("cache-*"):  # of a study that was killed
         shutil.rmtree(left, ignore_errors=True)
@@ -166,6 +235,23 @@ def _unreadable(folder: Path) -> DataError:
     return DataError(f"{folder}: cannot be read as a finished run. Remove it and run the same command again.")
 
 
+@contextlib.contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """SIGTERM is taken as Ctrl-C: handed on, waited for."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def _let_finish(child: subprocess.Popen[str]) -> None:
     """Hand one Ctrl-C on, and wait until the child has kept its state. A second one ends it."""
     try:
@@ -183,15 +269,20 @@ def _child(name: str, home: Path, arguments: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory(prefix="cache-", dir=home) as cache:
         environment = {**os.environ, "UNIAS_CACHE": cache}
         last = ""
-        with subprocess.Popen(
-            [sys.executable, "-m", "unias", *arguments],
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            encoding="utf-8",
-            errors="replace",
-            start_new_session=os.name != "nt",  # so that it gets Ctrl-C from here, once, however this process got it
-        ) as child:
+        with (
+            _terminated_as_interrupted(),
+            subprocess.Popen(
+                [sys.executable, "-m", "unias", *arguments],
+                env=environment,
+                pass_fds=tuple(_held),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                encoding="utf-8",
+                errors="replace",
+                start_new_session=os.name
+                != "nt",  # so that it gets Ctrl-C from here, once, however this process got it
+            ) as child,
+        ):
             try:
                 for line in child.stderr or ():
                     last = line.rstrip() or last

@@ -22,6 +22,7 @@ from unias.errors import DataError, MissingError, UniasError
 from unias.serve.gate import Gate
 from unias.serve.refusals import Refusal, install
 from unias.serve.settings import MEGABYTE, ServeSettings
+from unias.serve.uploads import declared_length, read_body
 from unias.studio.auth import COOKIE, LOGIN, Sealed, StudioGuard, cookie_of
 from unias.studio.jobs import Jobs
 from unias.studio.models import Shelf
@@ -33,6 +34,8 @@ from unias.studio.routes.photos import add_photos
 from unias.studio.workspace import EXPORTS, MODELS, Workspace, read_json
 
 API = "/studio/api"
+MOST_OF_A_TOKEN = 4096  # bytes of a request to sign in, which anybody may send
+PATIENCE = 10.0  # seconds for it
 STATIC = Path(__file__).parent / "static"
 SETTINGS = ServeSettings(max_bytes=64 * MEGABYTE, max_pixels=64_000_000, upload_timeout=600.0)
 
@@ -99,6 +102,8 @@ def create_app(studio: Studio, token: str | None = None) -> FastAPI:
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        for left in studio.workspace.root.glob(".download-*.zip"):  # of a studio that was killed while it sent one
+            left.unlink(missing_ok=True)
         studio.jobs.start()
         try:
             yield
@@ -138,8 +143,8 @@ def _add_login(app: FastAPI, token: str | None) -> None:
         """{"token"} -> the cookie. Without a token there is nothing to sign in to."""
         if token is None:
             return JSONResponse({"needed": False})
-        content = await request.body()
-        given = _token_of(content[:4096])
+        declared_length(request, MOST_OF_A_TOKEN)
+        given = _token_of(await read_body(request, MOST_OF_A_TOKEN, PATIENCE))
         if not hmac.compare_digest(cookie_of(given), cookie_of(token)):
             raise Refusal(
                 401, "unauthorized", "this is not the studio's token.", "It stands in the file of --token-file."

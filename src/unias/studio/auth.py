@@ -18,7 +18,8 @@ from unias.serve.auth import Guard
 from unias.serve.refusals import Refusal
 
 COOKIE = "unias_studio"
-LOGIN = "/studio/api/login"
+API = "/studio/api/"
+LOGIN = f"{API}login"
 POLICY = (
     "default-src 'self'; img-src 'self' blob: data:; object-src 'none'; base-uri 'none'; form-action 'self'; "
     "frame-ancestors 'none'"
@@ -45,20 +46,42 @@ class StudioGuard(Guard):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The page's own files hold nothing of anybody."""
+        if scope["type"] == "http" and scope["path"].startswith(API):
+            refusal = self._from_elsewhere(Headers(scope=scope))
+            if refusal is not None:
+                await refusal.response()(scope, receive, send)
+                return
         opened = scope["type"] == "http" and self.digest is not None
-        if opened and (not scope["path"].startswith("/studio/api/") or scope["path"] == LOGIN):
+        if opened and (not scope["path"].startswith(API) or scope["path"] == LOGIN):
             await self.app(scope, receive, send)
             return
         await super().__call__(scope, receive, send)
+
+    def _from_elsewhere(self, headers: Headers) -> Refusal | None:
+        """Another page, of a site that a browser here shows or of another program on this machine, asks for what only ours may.
+        Pictures and links need no permission and carry no Origin, but browsers say where they come from."""
+        origin, host = headers.get("origin"), headers.get("host", "")
+        if headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+            return Refusal(403, "foreign", "the request comes from another page.", "Use the studio's own page.")
+        if self.digest is None and origin is not None and not _same_place(origin, host):
+            return Refusal(403, "foreign", f"Origin: {origin[:80]!r} is another page.", "Use the studio's own page.")
+        return None
 
     def _needs_token(self, headers: Headers) -> Refusal | None:
         given = cookie_parser(headers.get("cookie", "")).get(COOKIE, "")
         if given and hmac.compare_digest(given.encode("latin-1", "replace"), (self.cookie or "").encode()):
             origin, host = headers.get("origin"), headers.get("host", "")
-            if origin is None or urlsplit(origin).netloc.casefold() == host.casefold():
+            if origin is None or _same_place(origin, host):
                 return None
             return Refusal(403, "foreign", f"Origin: {origin[:80]!r} is another site.", "Use the studio's own page.")
         return super()._needs_token(headers)
+
+
+def _same_place(origin: str, host: str) -> bool:
+    try:
+        return urlsplit(origin).netloc.casefold() == host.casefold()
+    except ValueError:
+        return False
 
 
 class Sealed:

@@ -1,12 +1,14 @@
 """Where a photo that was dropped belongs: by the folders it came in, else by what the person said.
 
-Kept: MVTec-AD's layout. Understood: VisA's, PRODUCT/good/*.png and PRODUCT/bad/*.png, PRODUCT/*.png, a heap without folders.
+Kept: MVTec-AD's layout. Understood: VisA's, PRODUCT/good/*.png and PRODUCT/bad/*.png, PRODUCT/good beside PRODUCT/scratch and
+other kinds of defects, PRODUCT/*.png, a heap without folders.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -21,7 +23,8 @@ from unias.serve.settings import ServeSettings
 from unias.studio.workspace import NEW, PHOTOS, Workspace
 
 GOOD = frozenset({"good", "ok", "normal"})
-BAD = frozenset({"bad", "nok", "ng", "defect", "anomaly"})
+_OF_DEFECTS = ("bad", "nok", "ng", "defect", "defects", "defective", "anomaly", "anomalies", "anomalous")
+BAD = frozenset({*_OF_DEFECTS, "fault", "faults", "faulty", "reject", "rejects", "rejected", "scrap"})
 KINDS = ("good", "test_good", "new")
 LONGEST = 100  # letters of a folder's or file's name
 STRANGE = re.compile(r'[\x00-\x1f\x7f<>:"|?*\\/]')
@@ -45,13 +48,24 @@ class Taken:
     ids: list[str] = field(default_factory=list)
 
 
-def place_of(name: str, product: str = "", kind: str = "") -> PurePosixPath | None:
+def beside_good(names: Iterable[str]) -> frozenset[str]:
+    """Folders that hold a folder of good photos, by the paths of what was dropped: what else they hold are kinds of defects."""
+    found = set()
+    for name in names:
+        *above, _ = [part for part in PurePosixPath(name.replace("\\", "/")).parts if part not in ("/", ".")] or [""]
+        if above and above[-1].casefold() in GOOD:
+            found.add("/".join(above[:-1]))
+    return frozenset(found)
+
+
+def place_of(name: str, product: str = "", kind: str = "", sorted_in: Container[str] = ()) -> PurePosixPath | None:
     """Where below the studio's folder a photo goes that came as ``name``; None for a file that nobody would miss.
 
     Args:
         name: its path within what was dropped, such as screw/good/1.png.
         product: what the person says it shows; wins over folders that are not MVTec-AD's.
         kind: "good", "test_good", "new", the name of a defect, or "" = by its folders.
+        sorted_in: folders with a folder of good photos in them (``beside_good``).
 
     Raises Refusal 422 for a name that is no photo's or leads out of its folder.
     """
@@ -66,19 +80,20 @@ def place_of(name: str, product: str = "", kind: str = "") -> PurePosixPath | No
         )
     file = clean(file)
     if kind == "new":
-        return PurePosixPath(NEW, *(clean(part) for part in above), file)
+        return PurePosixPath(NEW, *(clean(part, folder=True) for part in above), file)
     below = _mvtec(above) or _visa(above)
     if below is not None:
         folders, named = below
-        return PurePosixPath(PHOTOS, _product(named or product), *(clean(part) for part in folders), file)
+        return PurePosixPath(PHOTOS, _product(named or product), *(clean(part, folder=True) for part in folders), file)
     last: str = above[-1].casefold() if above else ""
-    said = last if last in GOOD or last in BAD else ""
+    defect = last in BAD or (last not in GOOD and "/".join(above[:-1]) in sorted_in)
+    said = last if last in GOOD or defect else ""
     own = (above[:-1] if said else above)[-1:]
     name_of = _product(product or (own[0] if own else ""))
     if kind:
-        part = {"good": "train/good", "test_good": "test/good"}.get(kind) or f"test/{clean(kind)}"
+        part = {"good": "train/good", "test_good": "test/good"}.get(kind) or f"test/{clean(kind, folder=True)}"
     else:
-        part = f"test/{clean(above[-1])}" if said in BAD else "train/good"
+        part = f"test/{clean(above[-1], folder=True)}" if defect else "train/good"
     return PurePosixPath(PHOTOS, name_of, part, file)
 
 
@@ -112,7 +127,7 @@ def _visa(above: list[str]) -> tuple[list[str], str] | None:
 
 
 def _product(name: str) -> str:
-    found = clean(name or "product")
+    found = clean(name or "product", folder=True)
     if found.casefold() in NOT_PRODUCTS:
         raise Refusal(
             422, "product", f"{found!r} is no name for a product.", "Say what the photos show, such as screw."
@@ -120,9 +135,10 @@ def _product(name: str) -> str:
     return found
 
 
-def clean(part: str) -> str:
+def clean(part: str, folder: bool = False) -> str:
     """A folder's or file's name that every system takes. Raises Refusal 422 where nothing is left of it."""
-    stem, dot, suffix = STRANGE.sub("_", part).rpartition(".") if "." in part else (STRANGE.sub("_", part), "", "")
+    usable = STRANGE.sub("_", part)
+    stem, dot, suffix = usable.rpartition(".") if "." in part and not folder else (usable, "", "")
     found = f"{stem[:LONGEST]}{dot}{suffix[:10]}".strip(" .")
     if not found or found.startswith("."):
         raise Refusal(422, "name", f"{part[:80]!r} is no name.", "Use letters and digits.")
@@ -130,11 +146,18 @@ def clean(part: str) -> str:
 
 
 def take(
-    workspace: Workspace, name: str, data: bytes, product: str, kind: str, settings: ServeSettings, found: Taken
+    workspace: Workspace,
+    name: str,
+    data: bytes,
+    product: str,
+    kind: str,
+    settings: ServeSettings,
+    found: Taken,
+    sorted_in: Container[str] = (),
 ) -> None:
     """Look at one file and put it where it belongs; what is wrong with it is added to ``found.refused``."""
     try:
-        below = place_of(name, product, kind)
+        below = place_of(name, product, kind, sorted_in)
         if below is None:
             found.skipped += 1
             return

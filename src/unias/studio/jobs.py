@@ -8,6 +8,7 @@ the page or another start of the studio loses none.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import secrets
 import shutil
@@ -20,12 +21,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from unias.errors import DataError
 from unias.files import write_json
 from unias.progress import RECORD
 from unias.serve.refusals import Refusal
 from unias.studio.processes import Process, start
 from unias.studio.workspace import JOBS, Workspace, read_json, read_lines_of
 
+LOG_OF_STUDIO = logging.getLogger("unias.studio")
 POLL = 0.25  # seconds between looks at the running child
 MOST_WAITING = 20
 OPEN = ("waiting", "running")
@@ -123,6 +126,8 @@ class Jobs:
         self._stopping = False
         self._thread: threading.Thread | None = None
         self._children: list[subprocess.Popen[bytes]] = []
+        self._unkept: set[str] = set()  # jobs whose job.json is behind
+        self._ending = 0  # cancelled ones whose processes are still there
         self._jobs = {job.id: job for job in self._found()}
 
     # -- what the page asks for
@@ -162,8 +167,11 @@ class Jobs:
             now = time.time()
             stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(now))
             job = Job(f"{stamp}-{round(now % 1 * 1e6) % 1_000_000:06}-{secrets.token_hex(2)}", kind, wishes, made=now)
+            write_json(
+                self._home(job) / JOB, job.kept()
+            )  # its child reads it: where it cannot be written, there is no job
             self._jobs[job.id] = job
-            self._keep(job)
+            self._touch(job)
         self._wake.set()
         return job.view()
 
@@ -175,12 +183,17 @@ class Jobs:
                 process = job.process
                 job.message = "cancelled"
                 self._end(job, "cancelled")
+                self._ending += 1
             else:
                 return job.view()
-        if process is not None:
-            process.end()
-            self._reap()
-        self._clear(job)
+        try:
+            if process is not None:
+                process.end()
+                self._reap()
+            self._clear(job)
+        finally:
+            with self._lock:
+                self._ending -= 1
         self._wake.set()
         return self.one(number)
 
@@ -200,7 +213,10 @@ class Jobs:
 
     def _run(self) -> None:
         while not self._stopping:
-            self.look()
+            try:
+                self.look()
+            except Exception:  # whatever it was: the next look may do, and without looks no job would ever end
+                LOG_OF_STUDIO.exception("looking after the jobs failed; trying again")
             self._wake.wait(POLL)
             self._wake.clear()
 
@@ -208,6 +224,8 @@ class Jobs:
         """Hear what the running job says, see whether it has ended, start the next one."""
         finished: Job | None = None
         with self._lock:
+            for job in [self._jobs[number] for number in sorted(self._unkept)]:
+                self._write(job)
             running = next((job for job in self._jobs.values() if job.state == "running"), None)
             if running is not None:
                 self._hear(running)
@@ -215,7 +233,7 @@ class Jobs:
                 if running.process is None or not running.process.alive():
                     self._finish(running)
                     finished = running
-            else:
+            elif not self._ending:  # one that is being ended still has the processor
                 waiting = sorted((job for job in self._jobs.values() if job.state == "waiting"), key=lambda job: job.id)
                 if waiting:
                     self._begin(waiting[0])
@@ -279,8 +297,18 @@ class Jobs:
         shutil.rmtree(self._home(job) / WORK, ignore_errors=True)
 
     def _keep(self, job: Job) -> None:
-        write_json(self._home(job) / JOB, job.kept())
+        """On disk; on a full one at a later look, while the studio goes on."""
         self._touch(job)
+        self._write(job)
+
+    def _write(self, job: Job) -> None:
+        try:
+            write_json(self._home(job) / JOB, job.kept())
+            self._unkept.discard(job.id)
+        except DataError:
+            if job.id not in self._unkept:
+                LOG_OF_STUDIO.exception("what became of a job cannot be kept; trying again")
+            self._unkept.add(job.id)
 
     def _touch(self, job: Job) -> None:
         self.version += 1

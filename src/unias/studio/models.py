@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import threading
 from collections import OrderedDict
@@ -107,7 +108,9 @@ class Shelf:
             "cut": info.cut.value,
             "k": info.cut.promise.rank,
             "wished": info.cut.promise.wished,
-            "bounds": [beta_quantile(CONFIDENCE, rank, count + 1 - rank) for rank in range(1, count + 1)],
+            "missing": info.cut.promise.missing,
+            "provisional": info.cut.provisional,
+            "bounds": list(_bounds(count)),
             "rates": [rank / (count + 1) for rank in range(1, count + 1)],
             "missed": sorted(info.missed_scores),
             "judged": bool(self.judged(name)),
@@ -129,19 +132,20 @@ class Shelf:
 
         Raises Refusal 422 for a rank that is none.
         """
-        info = self.info(name, product)
-        count = len(info.held_out_scores)
-        if not 1 <= rank <= count:
-            raise Refusal(
-                422, "parameters", f"k: {rank} is not 1 to {count}, the held-out photos of {product}.", "Choose one."
-            )
-        wish = rank / (count + 1)
 
-        def move(model: Model) -> tuple[ProductInfo, ...]:
-            products, _, _ = recalibrate(model, false_alarms=wish, product=product)
-            return products
+        def move(model: Model) -> dict[str, Any]:
+            count = len(self.info(name, product).held_out_scores)
+            if not 1 <= rank <= count:
+                raise Refusal(
+                    422,
+                    "parameters",
+                    f"k: {rank} is not 1 to {count}, the held-out photos of {product}.",
+                    "Choose one.",
+                )
+            products, _, _ = recalibrate(model, false_alarms=rank / (count + 1), product=product)
+            return self.rewritten(name, products, product)
 
-        return self.rewritten(name, self.using(name, move), product)
+        return self.using(name, move)
 
     def rewritten(self, name: str, products: Sequence[ProductInfo], product: str = "") -> dict[str, Any]:
         """Write cuts into the model's folder: {"before", "after"} of one product, or {"products": [...]} of all."""
@@ -183,7 +187,10 @@ class Shelf:
         result = self.result(name, number)
         height, width = result.size
         levels = [str(level) for level in sorted(result.level_maps, reverse=True)]
-        return {**result.to_dict(), "path": number, "id": number, "width": width, "height": height, "levels": levels}
+        least = self.using(name, lambda model: model.smallest_defect((height, width), result.product))
+        seen = None if least is None else [round(least[1], 1), round(least[0], 1)]
+        shown = {"path": number, "id": number, "width": width, "height": height, "levels": levels}
+        return {**result.to_dict(), **shown, "smallest_defect": seen}
 
     def layer(self, name: str, number: str, layer: str) -> bytes:
         """The map, the mask or a level in colour over nothing: a PNG with alpha. Raises Refusal 404 for no such layer."""
@@ -198,6 +205,12 @@ class Shelf:
             if layer == str(level):
                 return _rgba_png(_map_layer(values, size, float(values.min()), float(values.max())))
         raise Refusal(404, "missing", f"layer: there is no {layer[:40]!r}.", "The answer of inspect lists the levels.")
+
+
+@functools.lru_cache(maxsize=64)
+def _bounds(count: int) -> tuple[float, ...]:
+    """The bound at 95% of the cut at each rank among so many held-out scores."""
+    return tuple(beta_quantile(CONFIDENCE, rank, count + 1 - rank) for rank in range(1, count + 1))
 
 
 def _stamp(folder: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import threading
@@ -103,7 +104,7 @@ class Photos:
         fault, warnings = self._warnings()
         for name, row in products.items():
             row["sizes"] = [[*size, count] for size, count in sizes.get(name, Counter()).most_common()]
-            row["warnings"] = [line for line in warnings if f"{os.sep}{name}{os.sep}" in line]
+            row["warnings"] = []
             if row["good"] < FEW:
                 row["warnings"].append(
                     f"{row['good']} good photos; {FEW} at the least are wanted, 100 and more are better."
@@ -170,6 +171,15 @@ class Photos:
         except DataError as error:
             raise Refusal(422, "undecodable", str(error), "Take the photo out, or copy it again.") from error
 
+    def present(self, numbers: Iterable[str]) -> list[str]:
+        """Those of them that are still there."""
+        found = []
+        for number in numbers:
+            with contextlib.suppress(Refusal):
+                self.workspace.photo(number)
+                found.append(number)
+        return found
+
     def remove(self, numbers: Iterable[str]) -> int:
         """Into ``removed``, with their masks; how many."""
         paths = [self.workspace.photo(number) for number in numbers]
@@ -200,7 +210,8 @@ class Photos:
                 if kind in ("good", "test_good", "new"):
                     self._put(mask, self.workspace / REMOVED / self.workspace.id_of(mask))
                 else:
-                    folder = self.workspace / PHOTOS / clean(product) / "ground_truth" / clean(kind)
+                    names = (clean(product, folder=True), "ground_truth", clean(kind, folder=True))
+                    folder = (self.workspace / PHOTOS).joinpath(*names)
                     self._put(mask, folder / f"{place.stem}_mask{mask.suffix}")
             if same:
                 self._put(path, self.workspace / REMOVED / self.workspace.id_of(path))

@@ -1,28 +1,29 @@
 """Verdicts of people on photos that lie near the cut, and cuts moved by them.
 
 FOLDER/reviews.jsonl: {"id", "label", "model", "time", "stamp"}, one line each time a person says something; the last one counts.
+FOLDER/counted.json: {model: {"model", "products"}}, what verdicts have left in which model, so that it can be taken out again.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from unias.errors import DataError
+from unias.files import write_json
 from unias.inference.predictor import Model
-from unias.inference.products import ProductInfo
-from unias.inference.recalibrate import Price, recalibrate
+from unias.inference.recalibrate import Added, Price, recalibrate, without
 from unias.serve.refusals import Refusal
-from unias.studio.judged import product_of, stamp_of
+from unias.studio.judged import model_key, product_of, stamp_of
 from unias.studio.models import Shelf, cut_view
-from unias.studio.workspace import MODELS, Workspace, read_lines_of
+from unias.studio.workspace import MODELS, Workspace, read_json, read_lines_of
 
 FILE = "reviews.jsonl"
+COUNTED = "counted.json"
 LABELS = ("good", "defect", None)
 
 
@@ -70,7 +71,8 @@ class Reviews:
         return [{**row, "label": labels.get(row["id"])} for row in rows]
 
     def recalibrate(self, name: str, product: str) -> dict[str, Any]:
-        """Move the cuts by all verdicts, as ``unias calibrate --good --missed`` does: before, after and the price.
+        """Move the cuts by the verdicts of today, as ``unias calibrate --good --missed`` does: before, after and the price. What
+        earlier verdicts left in the model is taken out first, so that one that was taken back or changed counts no more.
 
         Raises Refusal 422 where nobody has said anything that could move a cut.
         """
@@ -78,31 +80,56 @@ class Reviews:
         if product:
             self.shelf.info(name, product)
         good, defect, left_out = self._by_product(name, [info.name for info in infos], product)
-        if not good and not defect:
+
+        def move(model: Model) -> list[Price]:
+            counted, now = self._counted(name), {}
+            moved, prices = list(model.products), []
+            for place, info in enumerate(model.products):
+                mine, missed = good.get(info.name, []), defect.get(info.name, [])
+                before = counted.get(info.name, Added()) if product in ("", info.name) else Added()
+                if not mine and not missed and before == Added():
+                    continue
+                products, found, _ = recalibrate(
+                    model, good=mine or None, missed=missed or None, product=info.name, forget={info.name: before}
+                )
+                after, base = products[place], without(info, before)
+                moved[place] = after
+                prices += found
+                now[info.name] = Added(
+                    after.held_out[len(base.held_out) :], after.missed_scores[len(base.missed_scores) :]
+                )
+            if prices:
+                both = {}
+                for one, added in now.items():
+                    was = counted.get(one, Added())
+                    both[one] = Added(was.good + added.good, was.missed + added.missed)
+                self._count(name, {**counted, **both})  # killed between the two, either is taken out next time
+                self.shelf.rewritten(name, moved)
+                self._count(name, {**counted, **now})
+            return prices
+
+        prices = self.shelf.using(name, move)
+        if not prices and not good and not defect:
             raise Refusal(
                 422,
                 "nothing",
                 "no photo was reviewed yet.",
                 'Say "good" or "defect" of some photos near the cut first.',
             )
-
-        scores = {row["id"]: float(row["score"]) for row in self.shelf.judged_views(name)}
-
-        def move(model: Model) -> tuple[list[ProductInfo], list[Price]]:
-            moved, prices = list(model.products), []
-            for place, info in enumerate(model.products):
-                mine, missed = good.get(info.name, []), defect.get(info.name, [])
-                missed = [path for path in missed if not _counted(info, scores.get(self.workspace.id_of(path)))]
-                if mine or missed:
-                    products, found, _ = recalibrate(model, good=mine or None, missed=missed or None, product=info.name)
-                    moved[place] = products[place]
-                    prices += found
-            return moved, prices
-
-        moved, prices = self.shelf.using(name, move)
-        if prices:
-            self.shelf.rewritten(name, moved)
         return {"products": [_price(price) for price in prices], "left_out": left_out, "moved": bool(prices)}
+
+    def _counted(self, name: str) -> dict[str, Added]:
+        """{product: what verdicts left in the model}, of this training of it."""
+        line = read_json(self.workspace / COUNTED).get(name)
+        if not isinstance(line, dict) or line.get("model") != model_key(self.workspace.existing(MODELS, name)):
+            return {}
+        return {product: Added(tuple(one["good"]), tuple(one["missed"])) for product, one in line["products"].items()}
+
+    def _count(self, name: str, added: Mapping[str, Added]) -> None:
+        key = model_key(self.workspace.existing(MODELS, name))
+        products = {product: {"good": list(one.good), "missed": list(one.missed)} for product, one in added.items()}
+        lines = {**read_json(self.workspace / COUNTED), name: {"model": key, "products": products}}
+        write_json(self.workspace / COUNTED, lines)
 
     def _by_product(
         self, name: str, names: Sequence[str], product: str
@@ -121,11 +148,6 @@ class Reviews:
             elif product in ("", own):
                 (good if label == "good" else defect).setdefault(own, []).append(self.workspace.photo(number))
         return good, defect, left_out
-
-
-def _counted(info: ProductInfo, score: float | None) -> bool:
-    """Whether a missed defect pulled the cut before: its score stands among the model's."""
-    return score is not None and any(math.isclose(score, one, rel_tol=1e-5) for one in info.missed_scores)
 
 
 def _price(price: Price) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -115,6 +115,11 @@ class System(nn.Module):
     def settings_of(cls, config: Config) -> Any:
         """The system's own settings, checked. Raises UsageError for one that it does not have."""
         return from_dict(cls.Settings, dict(config.settings), f"settings of {cls.name}")
+
+    @classmethod
+    def told(cls, settings: Any) -> dict[str, Any]:
+        """The system's own settings for tables, by name."""
+        return asdict(settings)
 
     def scaled(self, features: Mapping[int, Tensor]) -> dict[int, Tensor]:
         """The features, standardised where the settings say so."""

@@ -74,6 +74,12 @@ class PatchCoreSystem(System):
         paper = config_of(cls.name, "paper", wishes, backbone=published, batch_size=8, cache=False)
         return {"small": small, "paper": paper}
 
+    @classmethod
+    def told(cls, settings: PatchCoreSettings) -> dict[str, Any]:
+        found = super().told(settings)
+        most, share, pool = (found.pop(name) for name in ("most", "ratio", "pool"))
+        return {**found, "bank": f"at most {most} patches and a share of {share:g}, chosen from {pool} a product"}
+
     def embed(self, features: dict[int, Tensor]) -> Tensor:
         """(N, g, g, D)."""
         by = authors_patches if self.settings.embedding == "authors" else patches

@@ -26,8 +26,10 @@ class TrainState:
     model: dict[str, Tensor]
     optimizers: list[dict[str, Any]]
     averaged: dict[str, Tensor] = field(default_factory=dict)
-    seconds: float = 0.0  # spent so far, over all sittings
+    seconds: float = 0.0  # of training steps so far, over all sittings
     losses: list[float] = field(default_factory=list)
+    elapsed: float = 0.0  # seconds of the whole run, over all sittings; what a kill lost is not in it
+    peak_mib: float = 0.0  # most main memory of any sitting
 
 
 def save_state(folder: Path, state: TrainState) -> None:

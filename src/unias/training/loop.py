@@ -16,6 +16,7 @@ import torch
 
 from unias.config import TrainConfig
 from unias.errors import Interrupted, TrainingError, UsageError
+from unias.memory import peak_memory
 from unias.progress import Progress
 from unias.runtime import step_seed
 from unias.training.batches import Batch, Batches
@@ -36,6 +37,8 @@ class Outcome:
     first_loss: float
     last_loss: float  # mean of the last 50 steps
     resumed_at: int
+    elapsed_before: float = 0.0  # seconds of the run in earlier sittings, as far as their steps were kept
+    peak_before: float = 0.0  # MiB, of earlier sittings
 
 
 class Averaged:
@@ -63,6 +66,7 @@ class Trainer:
         state_folder: where the state for --resume lies while training.
         fingerprint: data, split and settings in one word; a state with another is refused.
         reserve: seconds that statistics, cuts and writing will take, asked once the steps are timed.
+        started: when the run began, by ``time.monotonic``; None = now.
     """
 
     def __init__(
@@ -76,8 +80,10 @@ class Trainer:
         progress: Progress,
         budget: Budget | None = None,
         reserve: Callable[[], float] = lambda: 0.0,
+        started: float | None = None,
     ) -> None:
         self.config = config
+        self.started = time.monotonic() if started is None else started
         self.batches = batches
         self.fabric = fabric
         self.state_folder = state_folder
@@ -91,7 +97,7 @@ class Trainer:
         self.averaged = Averaged(task.module, task.ema)
         self.losses: list[float] = []
         self.asked_to_stop = False
-        self.seconds_before = 0.0
+        self.seconds_before = self.elapsed_before = self.peak_before = 0.0
 
     def fit(self, resume: bool) -> Outcome:
         """Train; the model ends with its averaged weights where the settings ask for them.
@@ -141,6 +147,8 @@ class Trainer:
             first_loss=self.losses[0],
             last_loss=sum(recent) / len(recent),
             resumed_at=start,
+            elapsed_before=self.elapsed_before,
+            peak_before=self.peak_before,
         )
 
     def _planned(self) -> int | None:
@@ -260,6 +268,8 @@ class Trainer:
                 optimizers=[optimizer.state_dict() for optimizer in self.optimizers],
                 averaged=self.averaged.values,
                 seconds=self.seconds_before + time.monotonic() - began,
+                elapsed=self.elapsed_before + time.monotonic() - self.started,
+                peak_mib=max(self.peak_before, peak_memory() or 0.0),
                 losses=self.losses,
             ),
         )
@@ -271,7 +281,7 @@ class Trainer:
         for name, value in state.averaged.items():
             self.averaged.values[name].copy_(value)
         self.losses = list(state.losses)
-        self.seconds_before = state.seconds
+        self.seconds_before, self.elapsed_before, self.peak_before = state.seconds, state.elapsed, state.peak_mib
 
 
 def build_fabric(device: torch.device, precision: str, loggers: list[Any]) -> Any:

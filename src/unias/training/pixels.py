@@ -19,7 +19,7 @@ from unias.training.features import Pixels
 Corrupt = Callable[
     [NDArray[np.float32], np.random.Generator], tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]
 ]
-AHEAD = 2
+AHEAD = 2  # batches for each thread
 
 
 class _Drawn(NamedTuple):
@@ -29,8 +29,9 @@ class _Drawn(NamedTuple):
 
 
 class PixelBatches:
-    """The next batches are made in a thread while a step runs. What is drawn for a photo depends on seed, epoch and photo
-    alone. An epoch's last, smaller batch is dropped: batch statistics of one or two photos are worth nothing."""
+    """The next batches are made in threads while a step runs. What is drawn for a photo depends on seed, epoch and photo alone,
+    not on how many threads there are. An epoch's last, smaller batch is dropped: batch statistics of one or two photos are
+    worth nothing."""
 
     def __init__(
         self,
@@ -40,7 +41,9 @@ class PixelBatches:
         corrupt: Corrupt | None,
         batch_size: int,
         seed: int,
+        threads: int = 1,
     ) -> None:
+        self.threads = threads
         self.pixels = pixels
         self.products = torch.tensor(products)
         self.augmentation = augmentation
@@ -50,12 +53,13 @@ class PixelBatches:
         self.steps_per_epoch = max(1, len(pixels.samples) // batch_size)
 
     def steps(self, start: int, stop: int) -> Iterator[Batch]:
-        with ThreadPoolExecutor(max_workers=1) as pool:
-            waiting = [pool.submit(self._batch, step) for step in range(start, min(stop, start + AHEAD))]
+        ahead = AHEAD * self.threads
+        with ThreadPoolExecutor(max_workers=self.threads) as pool:
+            waiting = [pool.submit(self._batch, step) for step in range(start, min(stop, start + ahead))]
             for step in range(start, stop):
                 batch = waiting.pop(0).result()
-                if step + AHEAD < stop:
-                    waiting.append(pool.submit(self._batch, step + AHEAD))
+                if step + ahead < stop:
+                    waiting.append(pool.submit(self._batch, step + ahead))
                 yield batch
 
     def _batch(self, step: int) -> Batch:

@@ -7,7 +7,7 @@ pixel. Odd ones: training photos far from all others of their product, or nearer
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -38,7 +38,8 @@ Rows = NDArray[np.float32]
 
 
 def check_photos(workspace: Workspace, progress: Progress) -> dict[str, Any]:
-    """{"odd": [{"id", "product", "why"}], "duplicates": [[id, ...]], "errors", "warnings": [str], "note"}."""
+    """{"odd": [{"id", "product", "why"}], "duplicates": [[id, ...]], "errors", "warnings": [str], "note", "compared", "few"}:
+    ``compared`` good photos were looked at for odd ones, of products in ``few`` none."""
     dataset = scan(workspace / PHOTOS)
     done = 0
     with progress.stage("reading photos", len(dataset.samples)) as advance:
@@ -52,13 +53,16 @@ def check_photos(workspace: Workspace, progress: Progress) -> dict[str, Any]:
     readable, digests, small = _looks(dataset, progress)
     groups = _same(digests)
     odd: list[dict[str, str]] = []
-    note = ""
+    note, compared, few = "", 0, []
     try:
         rows = _features(readable, progress)
     except MissingError as error:
         note = f"photos were compared by their pixels alone: {error}"
     else:
         odd = odd_ones(readable, rows)
+        counts = Counter(sample.product for sample in readable if sample.split == "train")
+        compared = sum(count for count in counts.values() if count >= FEWEST)
+        few = sorted(product for product, count in counts.items() if count < FEWEST)
         groups += near_twins(readable, rows, small)
     ids = [workspace.id_of(sample.path) for sample in readable]
     by_key = {sample.key: number for sample, number in zip(readable, ids, strict=True)}
@@ -68,6 +72,8 @@ def check_photos(workspace: Workspace, progress: Progress) -> dict[str, Any]:
         "errors": list(report.errors),
         "warnings": list(report.warnings),
         "note": note,
+        "compared": compared,
+        "few": few,
     }
 
 

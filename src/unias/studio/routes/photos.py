@@ -15,16 +15,20 @@ from starlette.responses import Response
 from unias.serve.refusals import Refusal, in_time
 from unias.serve.settings import MEGABYTE
 from unias.serve.uploads import content_type, declared_length, limited, slow
-from unias.studio.intake import Taken, take
+from unias.studio.intake import Taken, beside_good, take
 
 if TYPE_CHECKING:
     from unias.studio.app import Studio
 
 API = "/studio/api"
 MOST_FILES = 500  # of one request
+MOST_FIELDS = 1000
 MOST_BYTES = 512 * MEGABYTE
 FIELD = "photo"
-HOW = "Send photos as parts 'photo' of a multipart form, their path in the file name; product and kind as fields."
+HOW = (
+    "Send photos as parts 'photo' of a multipart form, their path in the file name; product and kind as fields, and as fields "
+    "'sorted' the folders that hold a folder of good photos beside those of defects."
+)
 CACHED = {"Cache-Control": "private, max-age=60"}
 
 
@@ -53,7 +57,11 @@ def add_photos(app: FastAPI, studio: Studio) -> None:
         declared_length(request, MOST_BYTES)
         with in_time(studio.settings.upload_timeout, slow(studio.settings.upload_timeout)):
             parser = MultiPartParser(
-                request.headers, limited(request, MOST_BYTES), max_files=MOST_FILES, max_fields=20, max_part_size=65536
+                request.headers,
+                limited(request, MOST_BYTES),
+                max_files=MOST_FILES,
+                max_fields=MOST_FIELDS,
+                max_part_size=65536,
             )
             try:
                 form = await parser.parse()
@@ -61,6 +69,9 @@ def add_photos(app: FastAPI, studio: Studio) -> None:
                 raise Refusal(400, "multipart", f"the form cannot be read: {error.message}", HOW) from error
         try:
             product, kind = (str(form.get(name) or "").strip()[:200] for name in ("product", "kind"))
+            # A drop comes in portions, which do not know of each other's folders: the page says them.
+            named = [part.filename or "" for name, part in form.multi_items() if isinstance(part, UploadFile)]
+            sorted_in = beside_good(named) | {str(one) for one in form.getlist("sorted")}
             found = Taken()
             for name, part in form.multi_items():
                 if name != FIELD or not isinstance(part, UploadFile):
@@ -71,7 +82,7 @@ def add_photos(app: FastAPI, studio: Studio) -> None:
                     continue
                 data = await part.read()
                 await run_in_threadpool(
-                    take, studio.workspace, part.filename or "", data, product, kind, studio.settings, found
+                    take, studio.workspace, part.filename or "", data, product, kind, studio.settings, found, sorted_in
                 )
         finally:
             await form.close()
@@ -88,6 +99,10 @@ def add_photos(app: FastAPI, studio: Studio) -> None:
     @app.post(f"{API}/photos/check")
     def check() -> dict[str, Any]:
         return studio.jobs.add("check", {})
+
+    @app.post(f"{API}/photos/present")
+    def present(wish: Ids) -> dict[str, Any]:
+        return {"ids": photos.present(wish.ids)}
 
     @app.post(f"{API}/photos/remove")
     def remove(wish: Ids) -> dict[str, Any]:

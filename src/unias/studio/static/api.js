@@ -134,10 +134,9 @@ export function follow() {
   const source = new EventSource(`${BASE}/events`);
   source.addEventListener("job", (event) => take(JSON.parse(event.data)));
   source.addEventListener("open", async () => {
-    const back = !known.connected;
     known.connected = true;
     tell("connected");
-    if (back) await refresh().catch(() => {});
+    await refresh().catch(() => {}); // a job may have ended between the first look and now
   });
   source.addEventListener("error", () => {
     known.connected = false;

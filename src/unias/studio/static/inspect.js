@@ -6,6 +6,7 @@ import { kindWords } from "./photos.js";
 import { viewer } from "./viewer.js";
 
 export const TITLE = "Inspect";
+const QUIET = 120; // milliseconds
 const look = { opacity: 0.6, withMask: false, contours: true, level: "map", product: "", which: "all" }; // kept between visits
 
 export function verdictWords(row) {
@@ -24,6 +25,7 @@ export function facts(found) {
     ["Score", `${number(found.pred_score)} (0.5 = the threshold)`],
     ["p-value", found.p_value === null || found.p_value === undefined ? "none" : `${number(found.p_value)}: ${percent(found.p_value)} of good parts look at least as unusual`],
     found.width && ["Size", `${found.width} × ${found.height} pixels`],
+    found.smallest_defect && ["Smallest defect", `about ${found.smallest_defect.map((side) => Math.ceil(side)).join(" × ")} pixels of this photo can be seen`],
   ].filter(Boolean);
   return h("dl", { class: "facts" }, pairs.map(([term, text]) => [h("dt", {}, term), h("dd", {}, text)]));
 }
@@ -91,7 +93,7 @@ export function show(body, values) {
     }
   }
 
-  async function go(index) {
+  async function go(index, quick = false) {
     at = Math.max(0, Math.min(rows.length - 1, index));
     const row = rows[at];
     if (!row) return;
@@ -99,10 +101,13 @@ export function show(body, values) {
     list.children[at].scrollIntoView({ block: "nearest", inline: "nearest" });
     place.textContent = `${at + 1} of ${rows.length}: ${row.id}`;
     if (asked) asked.abort();
-    asked = new AbortController();
+    const mine = (asked = new AbortController());
+    // While keys are held down photos fly past: only the one that stays is asked for, or the server would answer them all in turn.
+    if (quick) await new Promise((done) => setTimeout(done, QUIET));
+    if (mine.signal.aborted) return;
     let found;
     try {
-      found = await get(modelPath(name, `/inspect${query({ id: row.id })}`), asked.signal);
+      found = await get(modelPath(name, `/inspect${query({ id: row.id })}`), mine.signal);
     } catch (error) {
       if (error.name !== "AbortError") {
         view.clear();
@@ -129,8 +134,9 @@ export function show(body, values) {
 
   function key(event) {
     if (event.altKey || event.ctrlKey || event.metaKey || event.target.matches("select, textarea, input:not([type=checkbox])")) return;
-    if (event.key === "ArrowRight" || event.key === "ArrowDown") go(at + 1);
-    else if (event.key === "ArrowLeft" || event.key === "ArrowUp") go(at - 1);
+    if (event.target.closest(".regions") && /^Arrow(Up|Down)$/.test(event.key)) return; // it scrolls
+    if (event.key === "ArrowRight" || event.key === "ArrowDown") go(at + 1, true);
+    else if (event.key === "ArrowLeft" || event.key === "ArrowUp") go(at - 1, true);
     else return;
     event.preventDefault();
   }

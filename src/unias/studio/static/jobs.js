@@ -11,7 +11,7 @@ const STATES = {
   done: "done",
   failed: "failed",
   cancelled: "cancelled",
-  lost: "lost: the studio was stopped while it ran",
+  lost: "lost: its process ended without a word",
 };
 
 export function jobName(job) {

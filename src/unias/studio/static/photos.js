@@ -90,7 +90,7 @@ function taking(done) {
   async function take(found) {
     const photos = photosOf(found);
     if (busy) return say("Wait until the photos before are in.", true);
-    if (!photos.length) return say(found.length ? "No photo among these files (PNG, JPEG, TIFF, BMP, WebP)." : "Nothing was dropped.", true);
+    if (!photos.length) return say(found.length ? "No photo among these files (PNG, JPEG, TIFF, BMP)." : "Nothing was dropped.", true);
     busy = true;
     bar.hidden = false;
     bar.value = 0;
@@ -103,7 +103,8 @@ function taking(done) {
     }));
     busy = false;
     bar.hidden = true;
-    status.textContent = sum ? `${count(sum.taken, "photo")} taken in${sum.refused.length ? `, ${sum.refused.length} refused` : ""}.` : "";
+    status.textContent = sum ? `${count(sum.taken, "photo")} taken in${sum.refused.length ? `, ${sum.refused.length} refused` : ""}.${whereTo(sum.ids)}` : "";
+    if (sum && sum.failed) say(`${sum.failed} Drop the folder again: what is in already is not taken twice.`, true);
     if (sum && sum.refused.length) {
       put(refused, h("details", { open: true, class: "note bad" }, h("summary", {}, `${count(sum.refused.length, "file")} refused`), h("ul", {}, sum.refused.slice(0, 200).map((row) => h("li", {}, `${row.name}: ${row.why}`)))));
     }
@@ -138,6 +139,17 @@ function taking(done) {
   );
 }
 
+/** " As: 20 good of screw, 3 with scratch of screw." of photos that were taken in. */
+function whereTo(ids) {
+  const counts = new Map();
+  for (const id of new Set(ids)) {
+    const [home, product, split, kind] = id.split("/");
+    const word = home === "new" ? "new" : split === "ground_truth" ? `masks of ${product}` : kind === "good" ? `good of ${product}${split === "test" ? " for the test" : ""}` : `with the defect ${kind} of ${product}`;
+    counts.set(word, (counts.get(word) || 0) + 1);
+  }
+  return counts.size ? ` As: ${[...counts].slice(0, 12).map(([word, number]) => `${number} ${word}`).join(", ")}${counts.size > 12 ? ", …" : ""}.` : "";
+}
+
 function understood(found, open) {
   const many = found.products.length > 0 || found.photos_new > 0;
   if (!many) return empty("No photos yet", "Drop a folder with photos of good parts above. Twenty or more for each product are a start; a hundred are better.");
@@ -167,10 +179,13 @@ function tiles(rows, words, done) {
   const chosen = new Set();
   const remove = button("Take out", () => act((ids) => post("/photos/remove", { ids }), "taken out (kept in the folder removed)", remove), { disabled: true });
   const target = h("select", { "aria-label": "Move to" }, h("option", { value: "good" }, "good"), h("option", { value: "test_good" }, "good, for the test"), h("option", { value: "defect" }, "defect"), h("option", { value: "new" }, "new"));
+  const whose = h("input", { type: "text", autocomplete: "off", "aria-label": "Product of new photos", placeholder: "product" });
+  whose.hidden = rows.every((row) => row.product); // new photos are of none yet
   const move = button("Move", () => act(async (ids) => {
     const products = new Map();
     for (const id of ids) {
-      const name = rows.find((row) => row.id === id).product || "";
+      const name = rows.find((row) => row.id === id).product || whose.value.trim();
+      if (!name && target.value !== "new") throw new Error("Say of which product these photos are.");
       products.set(name, [...(products.get(name) || []), id]);
     }
     for (const [product, some] of products) await post("/photos/move", { ids: some, product, kind: target.value });
@@ -204,7 +219,7 @@ function tiles(rows, words, done) {
     more.hidden = at >= rows.length;
   }
   add();
-  return h("div", {}, list, h("p", {}, more), h("p", { class: "row bar" }, number, remove, h("span", { class: "row" }, move, " to ", target)));
+  return h("div", {}, list, h("p", {}, more), h("p", { class: "row bar" }, number, remove, h("span", { class: "row" }, move, " to ", target, whose)));
 }
 
 async function browse(place, product, kind, done) {
@@ -219,18 +234,29 @@ async function browse(place, product, kind, done) {
   heading.focus();
 }
 
+/** What a check found, as far as it is still there: photos may have been taken out or moved since. */
 function results(result, done) {
-  const twice = result.duplicates || [];
-  const again = twice.flatMap((ids) => ids.slice(1).map((id) => ({ id, product: id.split("/")[1], why: `the same as ${leaf(ids[0])}` })));
-  const notes = [...(result.errors || []), ...(result.warnings || []), ...(result.note ? [result.note] : [])];
-  return h(
-    "div",
-    { id: "findings" },
-    h("h3", {}, result.odd.length ? `${count(result.odd.length, "photo differs", "photos differ")} from the others` : "No photo differs from the others"),
-    result.odd.length > 0 && h("p", {}, "Look at them: take out a photo of a bad part or of another product. A good part may stay."),
-    result.odd.length > 0 && tiles(result.odd, (row) => row.why, done),
-    h("h3", {}, again.length ? `${count(again.length, "photo is", "photos are")} there twice` : "No photo is there twice"),
-    again.length > 0 && tiles(again, (row) => row.why, done),
-    notes.length > 0 && h("ul", { class: "note" }, notes.map((text) => h("li", {}, text))),
-  );
+  const box = h("div", { id: "findings" });
+  const notes = [...(result.errors || []), ...(result.warnings || []), ...(result.note ? [result.note] : []), ...(result.few || []).map((name) => `${name}: too few good photos to say which differ`)];
+  const named = [...new Set([...result.odd.map((row) => row.id), ...(result.duplicates || []).flat()])];
+
+  async function fill() {
+    const answer = named.length ? await attempt(() => post("/photos/present", { ids: named.slice(0, 10000) })) : { ids: [] };
+    if (!answer) return;
+    const here = new Set(answer.ids);
+    const odd = result.odd.filter((row) => here.has(row.id));
+    const twice = (result.duplicates || []).map((ids) => ids.filter((id) => here.has(id))).filter((ids) => ids.length > 1);
+    const again = twice.flatMap((ids) => ids.slice(1).map((id) => ({ id, product: id.split("/")[1], why: `the same as ${leaf(ids[0])}` })));
+    put(
+      box,
+      h("h3", {}, odd.length ? `${count(odd.length, "photo differs", "photos differ")} from the others` : result.compared === 0 ? "No photos were compared" : "No photo differs from the others"),
+      odd.length > 0 && h("p", {}, "Look at them: take out a photo of a bad part or of another product. A good part may stay."),
+      odd.length > 0 && tiles(odd, (row) => row.why, done),
+      h("h3", {}, again.length ? `${count(again.length, "photo is", "photos are")} there twice` : "No photo is there twice"),
+      again.length > 0 && tiles(again, (row) => row.why, done),
+      notes.length > 0 && h("ul", { class: "note" }, notes.map((text) => h("li", {}, text))),
+    );
+  }
+  fill();
+  return box;
 }

@@ -49,14 +49,18 @@ export function show(body) {
     price.scrollIntoView({ block: "nearest" });
   }, recalibrate), { id: "recalibrate", class: "main" });
 
+  let marking = false; // the next photo is not there yet: a second key would say something of a photo nobody has seen
+
   async function mark(label) {
     const row = rows[at];
-    if (!row) return;
+    if (!row || marking) return;
+    marking = true;
     const done = await attempt(async () => (await post(modelPath(name, "/review"), { id: row.id, label }), true));
+    marking = false;
     if (!done) return;
     row.label = label;
     live.textContent = `${leaf(row.id)}: ${label || "not reviewed"}`;
-    if (label && at < rows.length - 1) at += 1;
+    if (label && rows[at] === row && at < rows.length - 1) at += 1;
     draw();
   }
 
@@ -88,7 +92,7 @@ export function show(body) {
         ),
       ),
     );
-    recalibrate.disabled = labelled.length === 0;
+    recalibrate.disabled = false; // also with no verdict left: those that moved the threshold before are taken out of it then
   }
   function showMap(shown) {
     withMap = shown;
@@ -103,12 +107,12 @@ export function show(body) {
     const does = { g: () => mark("good"), d: () => mark("defect"), u: () => mark(null), m: () => showMap(!withMap), ArrowRight: () => move(1), ArrowLeft: () => move(-1) }[event.key];
     if (!does) return;
     event.preventDefault();
-    does();
+    if (!event.repeat || event.key.startsWith("Arrow")) does();
   }
   document.addEventListener("keydown", key);
   product.addEventListener("change", load);
   recalibrate.disabled = true;
-  put(body, h("p", {}, "Look at each photo and say what it is. Then recalibrate: the threshold moves at once, without training."), h("div", { class: "fields" }, field("Product", product)), place, live, h("p", { class: "row" }, recalibrate, h("span", { class: "quiet" }, "Keys: g good, d defect, u take back, m map, ← → previous and next.")), price);
+  put(body, h("p", {}, "Look at each photo and say what it is. Then recalibrate: the threshold moves at once, without training."), h("p", { class: "quiet" }, "Good photos that you review join those that the threshold rests on. Review all photos of a stretch, not only the borderline ones: with those alone it comes out higher than it need be. A verdict that you take back counts no more after the next recalibration."), h("div", { class: "fields" }, field("Product", product)), place, live, h("p", { class: "row" }, recalibrate, h("span", { class: "quiet" }, "Keys: g good, d defect, u take back, m map, ← → previous and next.")), price);
   put(place, h("p", { class: "quiet", role: "status" }, "Reading the model …"));
   load();
   const stop = listen((what, detail) => {

@@ -19,17 +19,19 @@ export function show(body) {
   let open = true;
   let shown = 0;
 
-  async function load() {
+  async function load(applied = null) {
     const mine = ++shown;
     const scores = await attempt(() => get(modelPath(name, `/scores${query({ product: select.value })}`)));
-    if (scores && open && mine === shown) put(place, screen(name, scores, load));
+    if (!scores || !open || mine !== shown) return;
+    put(place, screen(name, scores, load, applied));
+    if (applied) document.getElementById("threshold-slider")?.focus(); // the one that was moved is gone with the old screen
   }
 
   (async () => {
     const about = await attempt(() => get(modelPath(name)));
     if (!about || !open) return;
     put(select, about.products.map((row) => h("option", { value: row.name }, row.name)));
-    select.addEventListener("change", load);
+    select.addEventListener("change", () => load());
     await load();
   })();
   const stop = listen((what, detail) => {
@@ -41,7 +43,8 @@ export function show(body) {
   };
 }
 
-function screen(name, scores, again) {
+/** One product's. `again(applied)` reads it anew: all numbers come from the model, also after a threshold was set. */
+function screen(name, scores, again, applied) {
   const n = scores.good.length;
   if (!n) {
     return h("div", {}, h("p", { class: "note" }, "No good photos of this product were held out, so nothing can be promised. Train with more good photos."), h("p", {}, `The cut now: ${number(scores.cut)}.`));
@@ -52,16 +55,19 @@ function screen(name, scores, again) {
   const words = h("p", { class: "big", id: "threshold-words", "aria-live": "polite" });
   const detail = h("p", { class: "quiet" });
   const misses = h("p", { id: "threshold-misses" });
-  const price = h("div", { id: "threshold-price", role: "status" });
+  const price = h("div", { id: "threshold-price", role: "status" }, applied && [
+    h("h3", {}, "Applied"),
+    applied.after.k !== applied.wish && h("p", { class: "note", id: "threshold-kept" }, `Lower than you chose: ${count(scores.missed.length, "defect")} that people reviewed must fail too. Take those reviews back and recalibrate to move it further.`),
+    changes(applied.before, applied.after),
+  ]);
   const slider = h("input", { type: "range", min: "1", max: String(n), step: "1", value: String(first), id: "threshold-slider" });
   // To the right = a higher cut = a smaller rank.
   const rankOf = () => n + 1 - Number(slider.value);
   const apply = button("Apply", () => attempt(async () => {
-    const answer = await post(modelPath(name, "/cut"), { product: scores.product, k });
-    put(price, h("h3", {}, "Applied"), changes(answer.before, answer.after));
-    say("The threshold is set.");
-    scores = { ...scores, cut: answer.after.cut, k: answer.after.k ?? k };
-    apply.disabled = true;
+    const wish = k;
+    const answer = await post(modelPath(name, "/cut"), { product: scores.product, k: wish });
+    say(answer.after.k === wish ? "The threshold is set." : "The threshold is set, lower than you chose.");
+    await again({ ...answer, wish });
   }, apply), { class: "main", id: "threshold-apply" });
   const back = button("Back to the present one", () => move(first));
   const picture = histogram(scores, (value) => {
@@ -80,12 +86,12 @@ function screen(name, scores, again) {
     words.textContent = `${above(scores.good)} of ${n} held-out good photos would fail; at most ${percent(bound)} of all good parts (95% sure).`;
     slider.setAttribute("aria-valuetext", words.textContent);
     const rate = scores.rates ? scores.rates[k - 1] : k / (n + 1);
-    detail.textContent = `On average ${percent(rate)} of good parts; wished ${percent(scores.wished)}. Cut ${number(cut)}.` + (rate > scores.wished * 1.000001 && k === 1 ? " More held-out good photos are needed for the wish." : "");
+    detail.textContent = `On average ${percent(rate)} of good parts; wished ${percent(scores.wished)}. Cut ${number(cut)}.` + (rate > scores.wished * 1.000001 && k === 1 && scores.missing > 0 ? ` For the wish ${count(scores.missing, "held-out good photo is", "held-out good photos are")} missing.` : "") + (scores.provisional ? " Provisional: it rests on few photos." : "");
     const bad = scores.defect || [];
     const tested = scores.test_good || [];
     misses.textContent = bad.length
       ? `Of ${count(bad.length, "photo")} with a defect, ${bad.length - above(bad.map((row) => row.score))} would be missed.` + (tested.length ? ` Of ${count(tested.length, "good test photo")}, ${above(tested.map((row) => row.score))} would fail.` : "")
-      : "No photos with a defect are known, so misses cannot be counted.";
+      : scores.judged === false ? "No photo of the test is judged yet, so misses cannot be counted." : "No judged photo shows a defect of this product, so misses cannot be counted.";
     picture.move(cut, words.textContent);
     apply.disabled = k === first;
     back.hidden = k === first;

@@ -21,7 +21,8 @@ export function show(body) {
   put(body, present, form, past);
   let card = null;
 
-  function fill() {
+  /** `fresh`: a training has just ended. */
+  function fill(fresh = false) {
     const open = jobs("train").filter((job) => !ended(job));
     const shown = open[open.length - 1] || jobs("train").find((job) => card && job.id === card.id) || jobs("train")[0];
     if (shown && (!card || card.id !== shown.id)) {
@@ -35,19 +36,19 @@ export function show(body) {
       }).catch(() => {});
     }
     if (card && shown) card.update(known.jobs.get(card.id));
-    after();
+    after(fresh);
     history();
   }
 
   let next = null;
-  function after() {
+  function after(fresh) {
     const job = card && known.jobs.get(card.id);
     const done = job && job.state === "done";
     if (done && next !== job.id) {
       next = job.id;
       const name = (job.result && job.result.model) || job.wishes.name;
-      if (known.state.models.some((model) => model.name === name) && known.model !== name) chooseModel(name);
-      card.card.append(h("p", {}, h("a", { class: "go", href: "#threshold" }, "Next: set the threshold")));
+      if (fresh && known.state.models.some((model) => model.name === name) && known.model !== name) chooseModel(name);
+      if (!card.card.querySelector("a.go")) card.card.append(h("p", {}, h("a", { class: "go", href: "#threshold" }, "Next: set the threshold")));
     }
   }
 
@@ -56,10 +57,13 @@ export function show(body) {
     put(past, old.length > 0 && h("h2", {}, "Before"), old.length > 0 && table(["Job", "State", "Took", ""], old.map((job) => [jobName(job), job.state, time(job.seconds), job.message || ""])));
   }
 
-  put(form, known.state.products.length ? asking(fill) : empty("No photos to learn from", "Drop photos of good parts first.", "#photos", "Go to Photos"));
+  put(form, known.state.products.length ? asking(() => fill()) : empty("No photos to learn from", "Drop photos of good parts first.", "#photos", "Go to Photos"));
   fill();
   return listen((what, detail) => {
-    if ((what === "job" && detail.kind === "train") || what === "state") fill();
+    if (what === "ended" && detail.kind === "train") {
+      next = null;
+      fill(true);
+    } else if ((what === "job" && detail.kind === "train") || what === "state") fill();
   });
 }
 
@@ -89,7 +93,7 @@ function asking(done) {
       { class: "fields" },
       field("Name", name, "Letters, digits, space, dot, plus, dash."),
       field("Minutes", minutes, "More minutes find finer defects. 20 is a good start without a graphics card."),
-      field("False alarms wished, %", alarms, "Of 100 good parts, at most so many should fail. It can be moved later."),
+      field("False alarms wished, %", alarms, "Of 100 good parts, so many may fail on average. A fifth of the good photos is held back for it: a promise of 1% takes 99 of them, so about 500 good photos a product; with fewer the rate that they allow is shown. It can be moved later."),
     ),
     h("p", { class: "row" }, start),
     h("p", { class: "quiet" }, "Some good photos are held back to set the threshold. Training goes on when this page is closed."),
