@@ -96,7 +96,9 @@ def test_make_targets_exist() -> None:
 
 def test_installed_extras_exist() -> None:
     pyproject = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    named = {extra for line in commands() if line.startswith("pip ") for extra in re.findall(r"unias\[(\w+)\]", line)}
+    named = {
+        extra for line in commands() if line.startswith("pip ") for extra in re.findall(r"(?:unias|\.)\[(\w+)\]", line)
+    }
     assert named >= {"offline", "demo"}
     for extra in named:
         assert re.search(rf"^{extra} = \[", pyproject, flags=re.MULTILINE)

@@ -140,7 +140,11 @@ def test_published_tables_are_whole_and_flagged() -> None:
     assert visa.rows["Macaroni2"]["draem"] == (10.42, 50.56)
     assert any("draem" in flag and "34.49" in flag for flag in visa.flags)
     assert not any("hvq" in flag for flag in mvtec.flags)
-    assert visa.apart == {("draem", 0)}
+    assert ("draem", 0) in visa.apart
+    assert ("unias", 0) not in visa.apart
+    assert {name for name, place in mvtec.apart if place == 0} == {"patchcore", "unias"}
+    flagged = {name for name in names() if any(f"{visa.title}, {name}:" in flag for flag in visa.flags)}
+    assert flagged == {name for name, _ in visa.apart}
     assert (mvtec.mean_ar, visa.mean_ar) == (13.17, 3.0)
     _, rows = compare_tables.published_rows(visa)
     assert rows[-1][:2] == ["Mean", "3.00"]
