@@ -14,9 +14,10 @@ from PIL import Image
 
 import unias
 from unias.config import Config, load_config
-from unias.data.decode import load_input
+from unias.data.decode import load_input, read_photo
 from unias.data.layouts import scan
 from unias.data.transforms import Augmentation, turned
+from unias.inference import rehearsal
 from unias.inference.predictor import Model
 from unias.maps.tiling import unfolded
 from unias.progress import Progress
@@ -256,6 +257,9 @@ def test_from_the_command_line(cli: Any, tiny_data: Path, tiny_yaml: Path, tmp_p
     for number, path in enumerate(sorted(tiny_data.glob("plaque*/train/good/*.png"))):
         with Image.open(path) as picture:
             picture.rotate(90).save(extra / "new" / f"{number}.png")
+    kept = rehearsal.unpack(tmp_path / "model" / rehearsal.FILE, [p.name for p in found.products], tmp_path / "kept")
+    sides = {read_photo(sample.path).size for samples in kept.values() for sample in samples}
+    assert sides == {(found.config.input_size, found.config.input_size)}  # as it saw them, not as one view
     answer = cli("extend", tmp_path / "model", extra, "-o", tmp_path / "wider", "--steps", 2, "-q")
     assert answer.code == 0, answer.err
     wider = unias.load(tmp_path / "wider", "cpu")

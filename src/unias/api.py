@@ -136,7 +136,7 @@ def train(
         outcome, detector = run.fit(home, resume, workers, loggers)
         try:
             products = run.calibrate(detector)
-            kept = keep({name: split[name][0] for name in split}, wish.keep_photos, chosen.size, chosen.bits)
+            kept = keep({name: split[name][0] for name in split}, wish.keep_photos, chosen.input_size, chosen.bits)
             stored = StoredModel(detector, run.final_config(outcome), products, run.record(outcome), kept)
             save_model(home, stored)
         except KeyboardInterrupt as error:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from unias.api import check_output
 from unias.data.layouts import Dataset, Sample, require_training, scan
 from unias.data.split import hold_out_products
 from unias.errors import DataError, UsageError
-from unias.files import claimed_folder
+from unias.files import claimed_folder, sha256
 from unias.inference import rehearsal
 from unias.inference.predictor import Model
 from unias.inference.products import ProductInfo
@@ -24,6 +24,8 @@ from unias.run.extend import ExtendRun, extended
 from unias.run.remembered import remembered
 from unias.runtime import pick_device, set_threads
 from unias.training.photos import check_photos
+
+SPARED = 4  # one kept photo in so many is not rehearsed
 
 
 def extend(
@@ -77,7 +79,7 @@ def extend(
     ):
         dataset = check_photos(dataset, config.bits, False, progress)
         fresh = hold_out_products(dataset.train(), seed, config.train.hold_out, config.train.hold_out_least)
-        known = _old_split(folder, stored.products, old, Path(spare), progress)
+        known, kept_back = _old_split(folder, stored.products, old, Path(spare), progress)
         split = joined(known, fresh)
         names = ", ".join(f"{name} ({len(own)} + {len(held)} held out)" for name, (own, held) in fresh.items())
         progress.say(f"learning {names}; rehearsing {sum(len(own) for own, _ in known.values())} old photos")
@@ -89,7 +91,11 @@ def extend(
         stored.detector.compose()
         turns = {name: tuple(found) for name, found in stored.record.get("turns", {}).items()}
         run.begin_from(
-            stored.detector, stored.products, turns, frozenset(s.key for own, _ in fresh.values() for s in own)
+            stored.detector,
+            stored.products,
+            turns,
+            frozenset(sample.path for own, _ in fresh.values() for sample in own),
+            kept_back,
         )
         outcome, detector = run.fit(home, resume, 0, [])
         products = run.calibrate(detector)
@@ -107,25 +113,44 @@ def extend(
 
 
 def joined(known: Split, fresh: Split) -> Split:
-    """Old products first, in their order; a product in both has the photos of both, those of the same key once."""
+    """Old products first, in their order; a product in both has the photos of both, one that is in both folders once.
+
+    Raises DataError for another photo of an old one's name: photos are remembered by their names.
+    """
     split: Split = {}
     for name in [*known, *(name for name in fresh if name not in known)]:
         own, held = known.get(name, ([], []))
-        more, more_held = fresh.get(name, ([], []))
-        keys = {sample.key for sample in (*own, *held)}
-        split[name] = (
-            own + [sample for sample in more if sample.key not in keys],
-            held + [sample for sample in more_held if sample.key not in keys],
-        )
+        there = {sample.key: sample for sample in (*own, *held)}
+        more, more_held = ([s for s in part if _is_new(s, there)] for part in fresh.get(name, ([], [])))
+        split[name] = (own + more, held + more_held)
     return split
+
+
+def _is_new(sample: Sample, there: Mapping[str, Sample]) -> bool:
+    old = there.get(sample.key)
+    if old is None:
+        return True
+    if old.path != sample.path and sha256(old.path) != sha256(sample.path):
+        raise DataError(
+            f"{sample.path}: another photo than {old.path}, which the model was trained on under the same name. Give the new "
+            "photos other names, or a folder of their own below train/good (train/good/monday/...)."
+        )
+    return False
 
 
 def _old_split(
     folder: Path, products: Sequence[ProductInfo], old: Path | str | None, spare: Path, progress: Progress
-) -> Split:
-    """{product: (training photos, held-out photos)} from the old folder, or the kept photos alone."""
+) -> tuple[Split, dict[str, list[Sample]]]:
+    """({product: (training photos, held-out photos)}, {}) from the old folder; or of the kept photos alone: (those to rehearse,
+    no held-out ones), and one in four that is not rehearsed, so that it tells how scores have moved."""
     if old is not None:
-        return remembered(products, Path(old), progress)
+        folded = [product.name for product in products if product.folded]
+        if folded:
+            raise UsageError(
+                f"{folder}: {folded[0]} was trained with --folds, on every photo of its: none is left to rank a new cut. Train "
+                "all products anew, or leave --data out and calibrate with --good afterwards."
+            )
+        return remembered(products, Path(old), progress), {}
     if not (folder / rehearsal.FILE).is_file():
         raise UsageError(
             f"{folder}: keeps no photos of its products (keep_photos: 0), so they would be forgotten. Give the folder that "
@@ -136,7 +161,8 @@ def _old_split(
     if bare:
         raise DataError(f"{folder}: keeps no photo of {bare[0]}. Give the folder that it was trained on with --data.")
     progress.say("the old photos are not at hand: the kept ones are rehearsed, and old cuts become provisional")
-    return {name: (list[Sample](samples), []) for name, samples in found.items()}
+    back = {name: samples[::SPARED] if len(samples) >= SPARED else samples for name, samples in found.items()}
+    return {name: ([s for s in samples if s not in back[name]] or samples, []) for name, samples in found.items()}, back
 
 
 def _source(old: Path | str | None) -> str:

@@ -11,6 +11,7 @@ from unias.calibration.ranks import (
     beta_quantile,
     cut_at,
     expected_failures,
+    failures_at_least,
     p_value,
     photos_for,
     promise,
@@ -109,3 +110,6 @@ def test_expected_failures_against_scipy(n: int, photos: int) -> None:
     assert law.sf(high) <= 0.005 + 1e-9
     assert law.sf(high - 1) > 0.005 - 1e-9
     assert expected_failures(promise(0, 0.05), photos) == (0, photos)
+    for failed in (0, 1, photos // 2, photos):
+        assert failures_at_least(found, photos, failed) == pytest.approx(float(law.sf(failed - 1)), abs=1e-9)
+    assert failures_at_least(promise(0, 0.05), photos, photos) == 1

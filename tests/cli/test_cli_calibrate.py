@@ -80,6 +80,18 @@ def test_good_photos_join_and_are_counted_once(cli: Any, copy: Path, tiny_data: 
     assert new["cut"]["promise"]["held_out"] == len(old.held_out) + 3
 
 
+def test_photos_that_the_model_knows_do_not_count_as_new(cli: Any, copy: Path, tiny_data: Path) -> None:
+    """Held-out ones given once more are no further ones; those that it learned from are pointed out."""
+    before = products_of(copy)[0]
+    folder = tiny_data / before["name"] / "train" / "good"
+    answer = cli("calibrate", copy, "--good", folder, "--product", before["name"])
+    assert answer.code == 0, answer.err
+    after = products_of(copy)[0]
+    added = [key for key in after["held_out"] if key not in before["held_out"]]
+    assert len(added) == len(before["train"])
+    assert "has the name of a photo that the model learned" in answer.err
+
+
 def test_missed_defects_pull_the_cut_below_them(cli: Any, copy: Path, tiny_data: Path, tmp_path: Path) -> None:
     """A photo scored between two held-out ones fails afterwards, and the price is the held-out photos above the new cut."""
     model = unias.load(copy, device="cpu")

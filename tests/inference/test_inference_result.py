@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+import unias
 from unias.errors import DataError
 from unias.inference.pictures import GAP, GREEN, RED
 from unias.inference.result import Result, pred_score
@@ -164,3 +166,16 @@ def test_what_has_no_path_keeps_what_the_model_saw(model: Any, tiny_data: Path) 
     resized = Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC)
     np.testing.assert_array_equal(asked.image, np.asarray(resized))
     assert np.asarray(by_path.plot()).shape == np.asarray(by_pixels.plot()).shape
+
+
+def test_a_map_that_is_no_number_never_passes(
+    model: unias.Model, tiny_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is above a cut that is compared with no number."""
+    photo = next(tiny_data.glob("*/test/good/*.png"))
+    assert model.predict(photo).ok in (True, False)
+    blank = torch.full((1, model.config.input_size, model.config.input_size), float("nan"))
+    forward = model.detector.forward
+    monkeypatch.setattr(model.detector, "forward", lambda *words: forward(*words)._replace(anomaly_map=blank))
+    with pytest.raises(DataError, match="no numbers"):
+        model.predict(photo)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from scipy.stats import betabinom
 
 from unias.calibration.cuts import rank_cut
 from unias.data.layouts import scan
@@ -36,6 +37,19 @@ def test_each_session_is_judged_by_the_others() -> None:
     assert found["mo"].chance == 1
     lines = describe(list(found.values()))
     assert sum("does not hold" in line for line in lines) == 1
+
+
+def test_a_rate_that_is_not_known_exactly_surprises_less() -> None:
+    """With 20 others the rate behind their highest score is anywhere from 0 to 14%: 8 of 60 are no proof of anything. Photos in
+    train/good itself are a session too."""
+    scores = {f"part/train/good/{n}.png": n / 100 for n in range(20)}
+    scores |= {f"part/train/good/tu/{n}.png": 0.1 + (n < 8) for n in range(60)}
+    found = {one.session: one for one in sessions(model(scores))}
+    assert set(found) == {"good", "tu"}
+    assert (found["tu"].failed, found["tu"].promised) == (8, 1 / 21)
+    assert found["tu"].chance == pytest.approx(float(betabinom(60, 1, 20).sf(7)), rel=1e-9)
+    assert found["tu"].chance > 0.05
+    assert not any("does not hold" in line for line in describe([found["tu"]]))
 
 
 def test_sessions_by_dates_in_names_and_exif(tmp_path: Path) -> None:

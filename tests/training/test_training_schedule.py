@@ -259,6 +259,14 @@ def test_cached_turns_are_those_of_uncached_photos() -> None:
             seen.add((index, turn))
     assert seen == {(index, 0) for index in range(6)} | set(rows)
     assert plain[4].flatten().tolist() == [0, 10, 20, 30, 40, 50]
+    part = turned_rows(samples, augmentation, 4)
+    assert part == [(0, 3), (0, 5), (4, 3), (4, 5)]
+    fewer = {4: np.array([10 * i + turn for i, turn in part], dtype=np.float16).reshape(-1, 1, 1, 1)}
+    some = TurnedFeatures(fewer, samples, augmentation, every=4)
+    seen = set()
+    for batch in CachedBatches(plain, names, products, 4, 7, torch.device("cpu"), some).steps(0, 40):
+        seen |= set(batch.features[4].flatten().tolist())
+    assert seen == {0, 3, 5, 10, 20, 30, 40, 43, 45, 50}  # photo 2 is never turned
 
 
 def test_draws_depend_on_seed_epoch_and_photo_alone() -> None:

@@ -7,6 +7,8 @@ and once with the few that a model keeps. One model of all products from nothing
 from __future__ import annotations
 
 import math
+import os
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -102,8 +104,13 @@ def _budget(minutes: float, steps: int | None, seed: int) -> tuple[str, ...]:
 
 
 def _linked(folders: dict[str, Path], target: Path) -> Path:
-    """A data folder of these products, made once."""
-    return target if target.is_dir() else gathered({name: path.resolve() for name, path in folders.items()}, target)
+    """A data folder of these products, made once and whole: a killed bench leaves none that lacks some."""
+    if not target.is_dir():
+        part = target.with_name(f".{target.name}.part")
+        shutil.rmtree(part, ignore_errors=True)
+        gathered({name: path.resolve() for name, path in folders.items()}, part)
+        os.replace(part, target)
+    return target
 
 
 def _counted(lines: Sequence[str] | None, products: Sequence[str], file: Path) -> tuple[str, ...]:
@@ -121,8 +128,18 @@ def _compared(name: str, runs: Mapping[str, Done], counted: bool) -> dict[str, A
         classes = runs[run].part(COUNTED if counted else None)["classes"]
         return {key: 100 * one["pap"] for key, one in classes.items() if one.get("pap") is not None}
 
+    def failed(run: str) -> float | None:
+        """Share of good test photos that the model's own cuts fail, mean over products."""
+        rate = runs[run].part(COUNTED if counted else None)["mean"].get("false_alarm_rate")
+        return None if rate is None else float(rate)
+
     before, whole = points(f"without-{name}"), points(NOTHING)
     found: dict[str, Any] = {"before": before, "from_nothing": whole}
+    found["false_alarms"] = {
+        "without it": failed(f"without-{name}"),
+        **{f"extended, {said}": failed(f"{name}-{way}") for way, said in WAYS.items()},
+        "from nothing": failed(NOTHING),
+    }
     for way in WAYS:
         after = points(f"{name}-{way}")
         lost = {key: before[key] - after[key] for key in before if key in after}
@@ -176,6 +193,12 @@ def markdown(document: Mapping[str, Any]) -> str:
             )
         shares = ", ".join(f"{found[way]['share']:.0%} with {said}" for way, said in WAYS.items())
         lines += ["", f"Of what {name} reaches from nothing: {shares}."]
+        rates = [f"{said} {rate:.1%}" for said, rate in found["false_alarms"].items() if rate is not None]
+        if rates:
+            lines += [
+                "",
+                f"Good test photos that fail at the models' own cuts, mean over products: {'; '.join(rates)}.",
+            ]
     lines += ["", "## Bars", "", *bar_lines(document["bars"]), ""]
     lines += ["| run | minutes | steps | seed | commit | machine |", "| --- |" + " ---: |" * 3 + " --- | --- |"]
     for name, record in document["records"].items():

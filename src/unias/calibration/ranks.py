@@ -120,19 +120,28 @@ def expected_failures(found: Promise, photos: int, confidence: float = 0.99) -> 
     tail = (1 - confidence) / 2
     below, low, high = 0.0, 0, photos
     for count in range(photos + 1):
-        chance = math.exp(
-            math.lgamma(photos + 1)
-            - math.lgamma(count + 1)
-            - math.lgamma(photos - count + 1)
-            + _log_beta(count + a, photos - count + b)
-            - _log_beta(a, b)
-        )
+        chance = _beta_binomial(count, photos, a, b)
         if below + chance <= tail:
             low = count + 1
         if below < 1 - tail:
             high = count
         below += chance
     return low, high
+
+
+def failures_at_least(found: Promise, photos: int, failed: int) -> float:
+    """Chance that ``failed`` or more of ``photos`` new good ones fail where the promise holds: the upper tail of the law of
+    ``expected_failures``."""
+    if not found.held_out or failed <= 0:
+        return 1.0
+    a, b = found.rank, found.held_out + 1 - found.rank
+    chances = (_beta_binomial(count, photos, a, b) for count in range(failed, photos + 1))
+    return min(1.0, math.fsum(chances))
+
+
+def _beta_binomial(count: int, photos: int, a: float, b: float) -> float:
+    ways = math.lgamma(photos + 1) - math.lgamma(count + 1) - math.lgamma(photos - count + 1)
+    return math.exp(ways + _log_beta(count + a, photos - count + b) - _log_beta(a, b))
 
 
 def _log_beta(a: float, b: float) -> float:

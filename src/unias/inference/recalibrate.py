@@ -267,14 +267,37 @@ def _look(
     paths = [Path(str(photo)) for photo in each_photo(photos)]
     place = None if product is None else [info.name for info in infos].index(product)
     word = "missed defects" if defective else "good photos"
+    learned: dict[str, Path] = {}
     for batch in scored(model, infos, paths, place, progress, word):
         for path, index, known, score in batch:
+            info = infos[index]
             if not known:
                 found.unknown.append(path)
             elif defective:
-                found.missed.setdefault(infos[index].name, []).append(score)
+                found.missed.setdefault(info.name, []).append(score)
+            elif _held_already(info, path, score):
+                continue
             else:
+                if any(_ends_with(path, key) for key in info.train):
+                    learned.setdefault(info.name, path)
                 found.good.setdefault(infos[index].name, {})[f"{ADDED}{sha256(path)}"] = score
+
+    for name, path in learned.items():
+        progress.say(
+            f"warning: {path} has the name of a photo that the model learned {name} from. Cuts that rank among such photos "
+            "promise nothing: give photos that it has not seen"
+        )
+
+
+def _ends_with(path: Path, key: str) -> bool:
+    """Whether a photo lies where a remembered one did, below whatever folder. Bare names, of flat folders, tell nothing."""
+    return "/" in key and path.as_posix().endswith(f"/{key}")
+
+
+def _held_already(info: ProductInfo, path: Path, score: float) -> bool:
+    """A held-out photo given once more: the same place and the same score."""
+    pairs = zip(info.held_out, info.held_out_scores, strict=True)
+    return any(math.isclose(score, one, rel_tol=1e-4) and _ends_with(path, key) for key, one in pairs)
 
 
 def scored(

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
@@ -60,6 +61,6 @@ def unpack(file: Path, names: Sequence[str], target: Path) -> dict[str, list[Sam
             found.setdefault(product, []).append(
                 Sample(path, product, "train", "good", None, f"kept/{place}/{path.name}")
             )
-    except (OSError, ValueError, IndexError) as error:
+    except (OSError, ValueError, IndexError, SafetensorError) as error:
         raise DataError(f"{file}: cannot be read as kept photos ({error}). Copy the model folder again.") from error
     return found

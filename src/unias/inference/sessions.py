@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from PIL import ExifTags, Image
 
-from unias.calibration.ranks import at_least, cut_at, promise
+from unias.calibration.ranks import cut_at, failures_at_least, promise
 from unias.errors import UsageError
 from unias.inference.predictor import Model
 from unias.inference.products import ProductInfo
@@ -29,7 +29,7 @@ class Session:
     Attributes:
         photos: its held-out photos. failed: of them, above the cut from the other sessions.
         promised: rate that this cut promises, were sessions alike.
-        chance: probability of so many failures or more at the promised rate.
+        chance: probability of so many failures or more where the promise holds.
     """
 
     product: str
@@ -61,7 +61,8 @@ def sessions(model: Model, data: Path | None = None) -> list[Session]:
             others = [score for other, scores in groups.items() if other != name for score in scores]
             rank = promise(len(others), info.cut.promise.wished)
             failed = sum(score > cut_at(others, rank.rank) for score in own)
-            found.append(Session(info.name, name, len(own), failed, rank.rate, at_least(failed, len(own), rank.rate)))
+            chance = failures_at_least(rank, len(own), failed)
+            found.append(Session(info.name, name, len(own), failed, rank.rate, chance))
     if not found:
         raise UsageError(
             "--by-session: no product has held-out photos of two sessions. Sessions are folders below train/good, or dates in "
@@ -94,8 +95,8 @@ def _groups(info: ProductInfo, data: Path | None) -> dict[str, list[float]]:
 
 
 def _folder(key: str) -> str:
-    folder = PurePosixPath(key).parent
-    return "" if key.startswith("added/") or folder.name.casefold() in ("good", "normal") else folder.name
+    """Photos that lie in train/good itself, beside folders of sessions, are a session too."""
+    return "" if key.startswith("added/") else PurePosixPath(key).parent.name
 
 
 def _named_date(key: str) -> str:

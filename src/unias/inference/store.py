@@ -60,6 +60,7 @@ class StoredModel:
     products: tuple[ProductInfo, ...]
     record: dict[str, Any] = field(default_factory=dict)  # data, seed, steps, minutes, machine, versions, figures
     rehearsal: bytes | None = None  # what is written as rehearsal.safetensors; not read back into memory
+    source: Path | None = None  # the folder that it was read from: where rehearsal.safetensors is copied from
 
 
 def build_system(
@@ -104,6 +105,8 @@ def save_model(folder: Path, model: StoredModel) -> None:
         (temporary / "products.safetensors").write_bytes(save(statistics))
         if model.rehearsal is not None:
             (temporary / rehearsal.FILE).write_bytes(model.rehearsal)
+        elif model.source is not None and (model.source / rehearsal.FILE).is_file():
+            shutil.copyfile(model.source / rehearsal.FILE, temporary / rehearsal.FILE)
         write_settings(temporary, model)
         write_text(temporary / "card.md", card(model))
         write_manifest(temporary, FILES)
@@ -193,7 +196,7 @@ def load_model(folder: Path | str, device: torch.device) -> StoredModel:
     except Exception as error:
         raise DataError(f"{home}: cannot be read as a model ({error}). Train or convert it again.") from error
     detector.to(device).eval()
-    return StoredModel(detector, config, products, content.get("record", {}))
+    return StoredModel(detector, config, products, content.get("record", {}), source=home)
 
 
 def check_manifest(home: Path) -> dict[str, str]:

@@ -66,6 +66,7 @@ class TrainingRun:
         self.products = tuple(split)
         self.augmentation = Augmentation("none")
         self.turned: TurnedFeatures | None = None
+        self.every = 1  # each ``every``-th photo is seen turned
         self.folded: dict[str, dict[str, float]] = {}  # {product: {key: score}} by models that did not see the photo
         self.lower: dict[int, float] = {}  # of each product, by its place: what ``fit_statistics`` finds
         self.trained = self.photos([s for name in split for s in split[name][0]])
@@ -118,8 +119,7 @@ class TrainingRun:
         """Statistics from training photos, then cuts from the held-out ones, which serve nothing else."""
         detector.compose()  # as in use
         self.fit_statistics(detector)
-        wishes = self.config.calibration
-        blank = [ProductInfo(name, unpromised(0.0), min_area=wishes.min_area) for name in self.products]
+        blank = [self.blank(name) for name in self.products]
         scores, peaks = self._scores(detector, self.held, "held-out photos", blank)
         infos = []
         for index, name in enumerate(self.products):
@@ -136,7 +136,7 @@ class TrainingRun:
                 rows = [i for i, s in enumerate(self.trained.samples) if s.product == name]
                 found, tops = self._scores(detector, self.trained, f"training photos of {name}", blank, rows)
                 again, highest = found[index], tops[index]
-            cut = rank_cut(own, wishes.false_alarms, again)
+            cut = rank_cut(own, blank[index].cut.promise.wished, again)
             scale = 1.0
             if isinstance(detector, SystemDetector):
                 top = max(highest)
@@ -157,6 +157,11 @@ class TrainingRun:
             if cut.promise.missing:
                 self.progress.say(f"{name}: {cut.describe()}")
         return tuple(infos)
+
+    def blank(self, name: str) -> ProductInfo:
+        """A product before its cut: the rate that is wished, what counts as a region."""
+        wishes = self.config.calibration
+        return ProductInfo(name, unpromised(0.0, wishes.false_alarms), min_area=wishes.min_area)
 
     def final_config(self, outcome: Outcome) -> Config:
         """The settings with the number of steps that was run, so that they repeat the run exactly."""
@@ -213,7 +218,9 @@ class TrainingRun:
 
     def fill_cache(self) -> None:
         """Features of the training photos and of their turns, as far as both fit."""
-        rows = [] if isinstance(self.trained, Pixels) else turned_rows(self.trained.samples, self.augmentation)
+        rows = (
+            [] if isinstance(self.trained, Pixels) else turned_rows(self.trained.samples, self.augmentation, self.every)
+        )
         if not self.trained.fits_cache(len(rows)):
             return
         self.trained.fill("features of training photos")
@@ -221,7 +228,8 @@ class TrainingRun:
             samples, turns = [self.trained.samples[index] for index, _ in rows], [turn for _, turn in rows]
             more = Features(samples, self.backbone, self.config, self.device, self.progress, turns)
             arrays = more.fill("features of turned photos")
-            self.turned = TurnedFeatures(arrays, self.trained.samples, self.augmentation, self.config.tiling.views)
+            views = self.config.tiling.views
+            self.turned = TurnedFeatures(arrays, self.trained.samples, self.augmentation, views, self.every)
 
     @property
     def rows(self) -> NDArray[np.int64] | None:

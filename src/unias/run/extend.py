@@ -8,6 +8,8 @@ and cuts are ranked anew where held-out photos are at hand.
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +24,11 @@ from unias.data.transforms import Augmentation
 from unias.inference.products import ProductInfo
 from unias.inference.store import build_detector
 from unias.maps.detector import Detector
+from unias.maps.fusion import Rule
+from unias.run.base import TURNED_A_MINUTE
 from unias.run.unias import UniASRun
 from unias.runtime import keep_freed_memory, seed_everything
+from unias.training.batches import turned_rows
 from unias.training.loop import Outcome
 from unias.training.symmetry import allowed_turns
 from unias.training.task import UniASTask
@@ -33,18 +38,46 @@ WARMUP = 50
 
 
 class ExtendRun(UniASRun):
-    """See the module. ``old``: the trained detector. ``known``: its products. ``turns``: how they may lie."""
+    """See the module.
+
+    Attributes:
+        old: the trained detector. known: its products. turns: how they may lie.
+        new: paths of the photos that are learned now.
+        spare: {product: kept photos that are not rehearsed}, by which the cuts of products are moved whose held-out photos
+            are not at hand.
+    """
 
     old: Detector
-    known: tuple[ProductInfo, ...]
+    known: dict[str, ProductInfo]
     turns: dict[str, tuple[int, ...]]
-    new: frozenset[str]  # keys of the photos that are learned now
+    new: frozenset[Path]
+    spare: dict[str, list[Sample]]
 
     def begin_from(
-        self, old: Detector, known: tuple[ProductInfo, ...], turns: dict[str, tuple[int, ...]], new: frozenset[str]
+        self,
+        old: Detector,
+        known: Sequence[ProductInfo],
+        turns: dict[str, tuple[int, ...]],
+        new: frozenset[Path],
+        spare: dict[str, list[Sample]],
     ) -> None:
         """What is gone on from; before ``fit``."""
-        self.old, self.known, self.turns, self.new = old, known, turns, new
+        self.old, self.turns, self.new, self.spare = old, turns, new, spare
+        self.known = {product.name: product for product in known}
+
+    @property
+    def chosen(self) -> dict[str, Rule]:
+        """Old products keep their fusions: they were chosen on all of their photos and in more minutes."""
+        places = {name: place for place, name in enumerate(self.old.statistics.products)}
+        return {name: self.old.statistics.rule(places[name]) for name in self.known}
+
+    def blank(self, name: str) -> ProductInfo:
+        """With what ``unias calibrate`` has set for an old product, but for its missed defects: their scores are gone."""
+        before = self.known.get(name)
+        if before is None:
+            return super().blank(name)
+        cut = unpromised(0.0, before.cut.promise.wished)
+        return ProductInfo(name, cut, min_area=before.min_area, ignore=before.ignore)
 
     def fit(self, home: Path, resume: bool, workers: int, loggers: list[Any]) -> tuple[Outcome, Detector]:
         """Features, the old weights, steps."""
@@ -73,27 +106,47 @@ class ExtendRun(UniASRun):
     @property
     def rows(self) -> NDArray[np.int64] | None:
         """Every photo, those of the smaller half as often as makes the halves alike."""
-        new = np.array([sample.key in self.new for sample in self.trained.samples])
+        new = np.array([sample.path in self.new for sample in self.trained.samples])
         halves = [np.flatnonzero(new), np.flatnonzero(~new)]
         if not all(len(half) for half in halves):
             return None
         longest = max(len(half) for half in halves)
         return np.sort(np.concatenate([np.tile(half, max(1, round(longest / len(half)))) for half in halves]))
 
+    def _drop_turns_of_short_runs(self) -> None:
+        """A part of the photos is turned, where minutes are short: products that learned to lie in any way would unlearn it."""
+        minutes = self.config.train.minutes
+        count = self.config.tiling.views * len(turned_rows(self.trained.samples, self.augmentation))
+        if minutes is None or count <= TURNED_A_MINUTE * minutes:
+            return
+        self.every = math.ceil(count / (TURNED_A_MINUTE * minutes))
+        self.progress.say(
+            f"{count} turned photos are too many for {minutes:g} minutes: one photo in {self.every} is turned"
+        )
+
     def calibrate(self, detector: Any) -> tuple[ProductInfo, ...]:
         """As ever; the cut of an old product without held-out photos moves with the scores of its kept photos."""
         infos = list(super().calibrate(detector))
-        before = {product.name: product for product in self.known}
         for place, info in enumerate(infos):
-            if info.held_out or info.name not in before:
+            old = self.known.get(info.name)
+            if old is None:
                 continue
-            samples = self.split[info.name][0]
+            if old.missed_scores:
+                self.progress.say(f"{info.name}: give its missed defects again with `unias calibrate --missed`")
+            fresh = [sample.key for sample in self.split[info.name][0] if sample.path in self.new]
+            if info.name in self.spare:  # the model remembers the names of photos, not of its copies of some of them
+                infos[place] = info = dataclasses.replace(info, train=tuple(dict.fromkeys((*old.train, *fresh))))
+            if info.held_out or info.name not in self.spare:
+                continue
+            samples = self.spare[info.name]
             was, now = self._median(self.old, samples, info.name), self._median(detector, samples, info.name)
             ratio = now / was if was > 0 else 1.0
-            old = before[info.name]
-            cut = unpromised(old.cut.value * ratio, old.cut.promise.wished)
             infos[place] = dataclasses.replace(
-                old, cut=cut, lower=old.lower * ratio, held_out=(), held_out_scores=(), missed_scores=()
+                info,
+                cut=unpromised(old.cut.value * ratio, old.cut.promise.wished),
+                lower=old.lower * ratio,
+                held_out=(),
+                held_out_scores=(),
             )
             self.progress.say(
                 f"{info.name}: no held-out photo is at hand; its cut was moved by {ratio:.3f}, with its kept photos, and is "
@@ -113,13 +166,10 @@ class ExtendRun(UniASRun):
 
     @torch.inference_mode()
     def _median(self, detector: Detector, samples: list[Sample], name: str) -> float:
-        """The median score of a product's photos by one of the two detectors."""
-        place = detector.statistics.products.index(name)
-        scores: list[float] = []
-        for images in self.photos(samples).images(f"kept photos of {name}"):
-            product = torch.full((len(images),), place, device=self.device)
-            scores += detector(images, product).scores().tolist()
-        return float(np.median(scores))
+        """The median score of a product's photos by one of the two detectors, as its verdicts count it."""
+        infos = [self.blank(product) for product in detector.statistics.products]
+        scores, _ = self._scores(detector, self.photos(samples), f"kept photos of {name}", infos)
+        return float(np.median(scores[self.products.index(name)]))
 
 
 def extended(config: Config, minutes: float | None, steps: int | None, seed: int) -> Config:

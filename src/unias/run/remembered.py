@@ -19,9 +19,11 @@ def remembered(products: Sequence[ProductInfo], data: Path, progress: Progress) 
 
     Raises DataError for a training photo that is not in ``data``, or where no held-out one is.
     """
-    by_key = {sample.key: sample for sample in scan(data).train()}
+    found, names = scan(data).train(), {product.name for product in products}
     split: Split = {}
     for product in products:
+        # Keys of flat folders are bare names: one of another product is not this one's. (Groups have names of their own.)
+        by_key = {sample.key: sample for sample in found if sample.product not in names - {product.name}}
         missing = [key for key in product.train if key not in by_key]
         held = [by_key[key] for key in product.held_out if key in by_key]
         if missing or (product.held_out and not held):

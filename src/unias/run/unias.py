@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from unias.config import Config
 from unias.data.split import spaced
 from unias.inference.store import build_detector
 from unias.maps.detector import Detector
+from unias.maps.fusion import Rule
 from unias.maps.levels import to_input_size
 from unias.progress import Progress
 from unias.run.base import STATISTICS_PHOTOS, TrainingRun
@@ -33,6 +35,11 @@ class UniASRun(TrainingRun):
     """Features of all photos, cached where they fit, then steps."""
 
     affordable: int | None = None  # photos a product to draw on, within the minutes
+
+    @property
+    def chosen(self) -> dict[str, Rule]:
+        """Products whose fusion is known already."""
+        return {}
 
     def fit(self, home: Path, resume: bool, workers: int, loggers: list[Any]) -> tuple[Outcome, Detector]:
         """Features, weights, steps."""
@@ -52,7 +59,7 @@ class UniASRun(TrainingRun):
     def fit_statistics(self, detector: Detector) -> None:
         if self.config.train.minutes is not None and self.affordable is None:  # resumed: the steps were fixed before
             self.seconds_after(detector)
-        self.lower = fit_statistics(detector, self.trained, self.config, self.drawn)
+        self.lower = fit_statistics(detector, self.trained, self.config, self.drawn, self.chosen)
 
     def final_config(self, outcome: Outcome) -> Config:
         config = super().final_config(outcome)
@@ -86,13 +93,14 @@ class UniASRun(TrainingRun):
                 detector.from_features(batch, first[:photos])
                 a_photo = (time.monotonic() - began) / photos
         detector.unias.train(training)
-        a_drawn = VARIANTS * (a_photo + a_backbone + RULES_SECONDS) * len(self.products)
-        if self.config.train.minutes is not None:
+        choices = sum(name not in self.chosen for name in self.products)
+        a_drawn = VARIANTS * (a_photo + a_backbone + RULES_SECONDS) * choices
+        if choices and self.config.train.minutes is not None:
             self.affordable = int(DRAWN_SHARE * 60 * self.config.train.minutes / a_drawn)
             if self.affordable < FEWEST_DRAWN and self.drawn:
                 self.affordable = 0
                 self.progress.say(
-                    "too few minutes to choose how each product's levels are fused: the settings' weights serve all"
+                    "too few minutes to choose how a product's levels are fused: the settings' weights serve"
                 )
         fitted = sum(min(STATISTICS_PHOTOS, len(trained)) for trained, _ in self.split.values())
         uncached = (len(self.trained.samples) + fitted) * a_backbone if self.trained.arrays is None else 0.0
@@ -101,10 +109,13 @@ class UniASRun(TrainingRun):
 
 
 @torch.inference_mode()
-def fit_statistics(detector: Detector, features: Features, config: Config, drawn: int = 0) -> dict[int, float]:
+def fit_statistics(
+    detector: Detector, features: Features, config: Config, drawn: int = 0, chosen: Mapping[str, Rule] | None = None
+) -> dict[int, float]:
     """Class means and reaches, level means, local shares and fusions, from training photos alone. Gives back the lower cuts.
 
-    drawn: photos a product that defects are drawn into, to choose its fusion; 0 = the settings' own rule for all.
+    drawn: photos a product that defects are drawn into, to choose its fusion; 0 = the settings' own rule. chosen: fusions of
+    products that keep theirs.
     """
     statistics, products, wishes = detector.statistics, detector.statistics.products, config.calibration
     pooled = torch.cat([detector.pooled(batch) for batch in features.batches("class means")])
@@ -121,7 +132,9 @@ def fit_statistics(detector: Detector, features: Features, config: Config, drawn
         levels = {level: torch.cat(values) for level, values in kept.items()}
         if detector.config.fusion == "mean":
             statistics.fit_levels(place, levels, detector.local, detector.config.local_spread)
-            if drawn:
+            if chosen and name in chosen:
+                statistics.set_rule(place, chosen[name])
+            elif drawn:
                 features.progress.say(f"fusion of {name}: defects drawn into {min(drawn, len(own))} training photos")
                 samples = [features.samples[row] for row in own]
                 statistics.set_rule(place, choose_rule(detector, samples, place, config, drawn, config.train.seed))

@@ -72,14 +72,17 @@ class TurnedFeatures:
         arrays: features of every photo in every turn but 0 that its product allows, photo by photo, turns ascending.
         samples: the photos, in the order of the features as they are.
         views: rows of each photo.
+        every: only each ``every``-th photo is there turned; the others are seen as they are.
     """
 
-    def __init__(self, arrays: Arrays, samples: Sequence[Sample], augmentation: Augmentation, views: int = 1) -> None:
+    def __init__(
+        self, arrays: Arrays, samples: Sequence[Sample], augmentation: Augmentation, views: int = 1, every: int = 1
+    ) -> None:
         self.arrays = arrays
         self.samples = list(samples)
         self.views = views
         self.augmentation = augmentation
-        self.rows = {place: row for row, place in enumerate(turned_rows(samples, augmentation))}
+        self.rows = {place: row for row, place in enumerate(turned_rows(samples, augmentation, every))}
 
     def put(self, batch: Arrays, chosen: NDArray[np.int64], seed: int, epoch: int) -> None:
         """``batch`` holds the rows ``chosen`` as they are; changed in place. The draws are those of ``StepDataset``, and the same
@@ -88,14 +91,15 @@ class TurnedFeatures:
             index, view = divmod(row, self.views)
             sample = self.samples[index]
             turn = self.augmentation.draw(sample.product, draw(seed, epoch, sample.key))
-            if turn:
+            if (index, turn) in self.rows:
                 for level, values in batch.items():
                     values[place] = self.arrays[level][self.rows[index, turn] * self.views + view]
 
 
-def turned_rows(samples: Sequence[Sample], augmentation: Augmentation) -> list[tuple[int, int]]:
+def turned_rows(samples: Sequence[Sample], augmentation: Augmentation, every: int = 1) -> list[tuple[int, int]]:
     """(photo, turn) of every row that ``TurnedFeatures`` holds."""
-    return [(i, turn) for i, s in enumerate(samples) for turn in augmentation.turns(s.product) if turn]
+    chosen = [(i, samples[i]) for i in range(0, len(samples), every)]
+    return [(i, turn) for i, s in chosen for turn in augmentation.turns(s.product) if turn]
 
 
 class CachedBatches:
