@@ -294,6 +294,7 @@ def _child(name: str, home: Path, arguments: Sequence[str]) -> None:
     if code == 130:
         raise Interrupted(f"{name} was interrupted; run the same command to go on.")
     if code != 0:
+        said = last.removeprefix("error: ").rstrip(".")
         raise TrainingError(
-            f"{name}: unias {arguments[0]} ended with exit code {code}: {last}. Mend it and run the same command."
+            f"{name}: unias {arguments[0]} ended with exit code {code}: {said}. Mend it and run the same command."
         )
