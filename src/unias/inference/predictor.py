@@ -285,9 +285,8 @@ class Model:
         began = time.perf_counter()
         info = self.products[int(maps.product[row])]
         known = maps.novelty is None or float(maps.novelty[row]) <= 1
-        if not np.isfinite(
-            anomaly_map
-        ).all():  # else it would pass: nothing is above a cut that is compared with no number
+        # Else it would pass: nothing is above a cut that is compared with no number.
+        if not np.isfinite(anomaly_map).all():
             raise DataError(
                 f"{photo.path}: its anomaly map has values that are no numbers. Try --precision float32 and --device cpu; where "
                 "that does not help, the model's weights are broken: train it again."

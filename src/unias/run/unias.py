@@ -93,7 +93,7 @@ class UniASRun(TrainingRun):
                 detector.from_features(batch, first[:photos])
                 a_photo = (time.monotonic() - began) / photos
         detector.unias.train(training)
-        choices = sum(name not in self.chosen for name in self.products)
+        choices = len(set(self.products) - set(self.chosen))
         a_drawn = VARIANTS * (a_photo + a_backbone + RULES_SECONDS) * choices
         if choices and self.config.train.minutes is not None:
             self.affordable = int(DRAWN_SHARE * 60 * self.config.train.minutes / a_drawn)

@@ -279,8 +279,8 @@ def _child(name: str, home: Path, arguments: Sequence[str]) -> None:
                 stderr=subprocess.PIPE,
                 encoding="utf-8",
                 errors="replace",
-                start_new_session=os.name
-                != "nt",  # so that it gets Ctrl-C from here, once, however this process got it
+                # So that it gets Ctrl-C from here, once, however this process got it.
+                start_new_session=os.name != "nt",
             ) as child,
         ):
             try:

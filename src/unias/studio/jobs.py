@@ -167,9 +167,8 @@ class Jobs:
             now = time.time()
             stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(now))
             job = Job(f"{stamp}-{round(now % 1 * 1e6) % 1_000_000:06}-{secrets.token_hex(2)}", kind, wishes, made=now)
-            write_json(
-                self._home(job) / JOB, job.kept()
-            )  # its child reads it: where it cannot be written, there is no job
+            # Its child reads it: where it cannot be written, there is no job.
+            write_json(self._home(job) / JOB, job.kept())
             self._jobs[job.id] = job
             self._touch(job)
         self._wake.set()
