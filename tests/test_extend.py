@@ -292,3 +292,17 @@ def test_what_cannot_be(before: Path, parts: tuple[Path, Path], tmp_path: Path, 
     assert answer.code == 2
     assert "forgotten" in answer.err
     assert not (tmp_path / "more").exists()
+
+
+def test_a_photo_that_is_cut_short_is_told_with_what_can_be_done(
+    before: Path, parts: tuple[Path, Path], tmp_path: Path, cli: Any
+) -> None:
+    shutil.copytree(parts[1], tmp_path / "new")
+    photo = sorted((tmp_path / "new" / NEW / "train" / "good").iterdir())[0]
+    photo.write_bytes(photo.read_bytes()[:200])
+    answer = cli("extend", before, tmp_path / "new", "-o", tmp_path / "more", "--steps", 1)
+    assert answer.code == 3
+    assert photo.name in answer.err
+    assert "take it out of its folder" in answer.err
+    assert "--skip-bad" not in answer.err  # which `unias extend` has not
+    assert not (tmp_path / "more").exists()

@@ -21,9 +21,9 @@ from unias.maps.detector import Detector
 from unias.progress import Progress
 from unias.run.base import Split
 from unias.run.extend import ExtendRun, extended
-from unias.run.remembered import remembered
+from unias.run.remembered import refuse_folded, remembered
 from unias.runtime import pick_device, set_threads
-from unias.training.photos import check_photos
+from unias.training.photos import HOW_TO_MEND, check_photos
 
 SPARED = 4  # one kept photo in so many is not rehearsed
 
@@ -77,7 +77,7 @@ def extend(
         claimed_folder(home / STATE_FOLDER),
         tempfile.TemporaryDirectory(prefix="unias-kept-") as spare,
     ):
-        dataset = check_photos(dataset, config.bits, False, progress)
+        dataset = check_photos(dataset, config.bits, False, progress, HOW_TO_MEND)
         fresh = hold_out_products(dataset.train(), seed, config.train.hold_out, config.train.hold_out_least)
         known, kept_back = _old_split(folder, stored.products, old, Path(spare), progress)
         split = joined(known, fresh)
@@ -144,12 +144,9 @@ def _old_split(
     """({product: (training photos, held-out photos)}, {}) from the old folder; or of the kept photos alone: (those to rehearse,
     no held-out ones), and one in four that is not rehearsed, so that it tells how scores have moved."""
     if old is not None:
-        folded = [product.name for product in products if product.folded]
-        if folded:
-            raise UsageError(
-                f"{folder}: {folded[0]} was trained with --folds, on every photo of its: none is left to rank a new cut. Train "
-                "all products anew, or leave --data out and calibrate with --good afterwards."
-            )
+        refuse_folded(
+            folder, products, "Train all products anew, or leave --data out and calibrate with --good afterwards."
+        )
         return remembered(products, Path(old), progress), {}
     if not (folder / rehearsal.FILE).is_file():
         raise UsageError(

@@ -21,7 +21,7 @@ from unias.inference.store import StoredModel, load_model, save_model
 from unias.maps.detector import Detector
 from unias.presets import preset
 from unias.progress import Progress
-from unias.run.remembered import remembered
+from unias.run.remembered import refuse_folded, remembered
 from unias.run.unias import UniASRun
 from unias.runtime import pick_device, set_threads, stamp
 
@@ -57,9 +57,7 @@ def refit(
         )
     if home != Path(os.path.abspath(folder)):
         check_output(home, False)  # said now, not after minutes
-    folded = [product.name for product in stored.products if product.folded]
-    if folded:
-        raise UsageError(f"{folder}: the cut of {folded[0]} rests on folds, whose models are gone. Train it again.")
+    refuse_folded(folder, stored.products, "Train it again.")
     split = remembered(stored.products, Path(data), progress)
     config = dataclasses.replace(stored.config, maps=preset(stored.config.preset).maps)
     photos = tuple(sample for own, held in split.values() for sample in own + held)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from unias.bench import growth as bench_growth
 from unias.bench.growth import gathered, groups, pick_watched, product_folders
 from unias.bench.products import folder_bytes, many_products, widen
 from unias.bench.scale import linked_tests, make_plan, median_error, mixed, run_scale
@@ -74,6 +75,39 @@ def test_everything_once(
     assert all(bar["met"] is None for bar in document["bars"])
     assert {request["task"] for request in in_this_process} == {"predict", "evaluate"}
     assert (tree(model_folder), tree(tiny_data)) == before
+
+
+def test_growth_goes_on_where_it_was_stopped(
+    tiny_data: Path, tiny_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = dataclasses.replace(tiny_config, train=dataclasses.replace(tiny_config.train, cache=False))
+    kept, trained = tmp_path / "growth.json", []
+    real = bench_growth.train
+
+    def counted(data: Path, *rest: Any, **wishes: Any) -> Any:
+        trained.append(sorted(path.name for path in data.iterdir()))
+        if len(trained) == 2:
+            raise KeyboardInterrupt
+        return real(data, *rest, **wishes)
+
+    def measure(steps: int) -> dict[str, Any]:
+        budget = bench_growth.Budget(None, steps, 0, 1)
+        home = tmp_path / f"home{len(trained)}"
+        return bench_growth.measure_growth(
+            [scan(tiny_data)], [FIRST], (1, 2), config, budget, None, home, Progress("silent"), kept
+        )
+
+    monkeypatch.setattr(bench_growth, "train", counted)
+    with pytest.raises(KeyboardInterrupt):
+        measure(2)
+    assert [row["products"] for row in json.loads(kept.read_text(encoding="utf-8"))] == [[FIRST]]
+    rows = measure(2)["rows"]
+    assert [row["products"] for row in rows] == [[FIRST], [FIRST, SECOND]]
+    assert trained == [[FIRST], [FIRST, SECOND], [FIRST, SECOND]]  # the first is not trained again
+    measure(1)  # another budget: nothing of it is done
+    assert len(trained) == 5
+    kept.write_text("{", encoding="utf-8")
+    assert bench_growth.rows_done(kept) == {}
 
 
 def test_growth_is_left_out_without_a_budget(configs: dict[str, Config], tiny_data: Path, tmp_path: Path) -> None:

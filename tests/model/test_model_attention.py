@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unias.model.attention import Attention, plain_attention
+from unias.model.dropout import Dropout
 
 
 @pytest.fixture(autouse=True)
@@ -80,7 +81,7 @@ def test_dropout_only_in_training() -> None:
     x = torch.randn(2, 9, 24)
     assert not torch.equal(layer.train()(x, x, x), layer(x, x, x))
     assert torch.equal(layer.eval()(x, x, x), layer(x, x, x))
-    dropped = plain_attention(*[torch.ones(1, 1, 50, 4)] * 3, dropout_p=0.5)
+    dropped = plain_attention(*[torch.ones(1, 1, 50, 4)] * 3, drop=Dropout(0.5))
     assert dropped.std() > 0.01
 
 

@@ -1,7 +1,12 @@
-"""Accuracy on some products as more are trained beside them: one model for 1, 2, 5, 10 products, each with the same minutes."""
+"""Accuracy on some products as more are trained beside them: one model for 1, 2, 5, 10 products, each with the same minutes.
+
+Each model's figures are kept as soon as they are there, so that a bench which was stopped goes on with the next one.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,10 +18,12 @@ from unias.bench.accuracy import pap
 from unias.config import Config
 from unias.data.layouts import Dataset
 from unias.errors import UsageError
+from unias.files import write_json
 from unias.progress import Progress
 
 WATCHED = ("bottle", "screw")
 COUNTS = (1, 2, 5, 10)
+GROWN = "growth.json"  # beside the report, until that is written
 
 
 @dataclass(frozen=True)
@@ -64,8 +71,14 @@ def measure_growth(
     keys: Sequence[str] | None,
     home: Path,
     progress: Progress,
+    kept: Path,
 ) -> dict[str, Any]:
-    """Train and evaluate. The first of ``datasets`` is read for accuracy; counts that there are too few products for say so."""
+    """Train and evaluate. The first of ``datasets`` is read for accuracy; counts that there are too few products for say so.
+
+    Args:
+        home: where photos and models lie while they are needed.
+        kept: file of the rows that are done: those of the same photos, settings and budget are taken from it.
+    """
     if not watched:
         return {
             "fault": f"not measured: no product of {datasets[0].root.name} has training photos, test photos and masks"
@@ -73,8 +86,14 @@ def measure_growth(
     folders = {name: folder for dataset in datasets for name, folder in product_folders(dataset).items()}
     others = [name for name in folders if name not in watched]
     chosen = groups(watched, others, counts)
+    done = rows_done(kept)
     rows: list[dict[str, Any]] = []
     for products in chosen:
+        wish = _wish(datasets, products, config, budget, keys)
+        if wish in done:
+            progress.say(f"kept from before: one model on {', '.join(products)}")
+            rows.append(done[wish])
+            continue
         progress.say(f"training one model on {', '.join(products)}")
         place = home / f"{len(rows)}"
         data = gathered({name: folders[name] for name in products}, place / "photos")
@@ -102,12 +121,34 @@ def measure_growth(
                 "pap": found,
                 "steps": record["steps"],
                 "minutes": record["minutes"],
+                "commit": record["commit"],
+                "wish": wish,
             }
         )
+        done[wish] = rows[-1]
+        write_json(kept, list(done.values()))
         shutil.rmtree(place)
     short = [count for count in sorted(set(counts)) if count > len(folders)]
     faults = {str(count): f"not measured: {len(folders)} products are here" for count in short}
     return {"watched": list(watched), "rows": rows, "faults": faults, "seed": budget.seed}
+
+
+def rows_done(kept: Path) -> dict[str, dict[str, Any]]:
+    """{wish: row} of a file that an earlier bench left; nothing where there is none, or one that cannot be read."""
+    try:
+        rows = json.loads(kept.read_text(encoding="utf-8"))
+        return {str(row["wish"]): row for row in rows}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _wish(
+    datasets: Sequence[Dataset], products: Sequence[str], config: Config, budget: Budget, keys: Sequence[str] | None
+) -> str:
+    """What a row rests on, in one short word: photos, settings, budget and the test photos that count."""
+    photos = [sample.key for dataset in datasets for sample in dataset.samples if sample.product in products]
+    whole = repr((list(products), sorted(photos), config, budget, None if keys is None else sorted(keys)))
+    return hashlib.sha256(whole.encode()).hexdigest()[:16]
 
 
 def product_folders(dataset: Dataset) -> dict[str, Path]:

@@ -16,7 +16,7 @@ import torch
 from unias.bench.accuracy import read_keys
 from unias.bench.bars import scale_bars
 from unias.bench.fresh import fault_of, in_fresh_process
-from unias.bench.growth import COUNTS, Budget, measure_growth, pick_watched
+from unias.bench.growth import COUNTS, GROWN, Budget, measure_growth, pick_watched
 from unias.bench.products import folder_bytes, many_products, statistics_bytes, widen
 from unias.bench.rounds import ONCE, Block, Call, interleave, ratio, typical
 from unias.bench.scale_page import scale_page
@@ -137,7 +137,9 @@ def run_scale(
             "not_installed": missing,
             "images": measure_images(plan, subject.folder, dataset, home, progress),
             "products": measure_products(plan, subject, datasets, home, progress),
-            "growth": measure_growth(datasets, watched, plan.growth, settings, budget, keys, home / "growth", progress)
+            "growth": measure_growth(
+                datasets, watched, plan.growth, settings, budget, keys, home / "growth", progress, out / GROWN
+            )
             if minutes is not None or steps is not None
             else grown,
         }
@@ -145,6 +147,7 @@ def run_scale(
         document["bars"] = scale_bars(document)
         write_json(out / "scale.json", document)
         write_text(out / "scale.md", scale_page(document))
+        (out / GROWN).unlink(missing_ok=True)  # its rows are in the report now
     return document
 
 

@@ -123,11 +123,12 @@ def _growth(document: Document) -> list[str]:
     ]
     rows += [(count, fault, *["-"] * (len(watched) + 2)) for count, fault in growth["faults"].items()]
     where = f"the photos in {document['subset']}" if document["subset"] else "all test photos"
+    commits = ", ".join(dict.fromkeys(row["commit"] or "unknown" for row in growth["rows"]))
     return [
         *table(("products", "trained on", *(f"pAP {name}" for name in watched), "steps", "minutes"), rows, left=2),
         "",
         f"One model a row, each with the same budget, seed {growth['seed']}: with more products fewer steps fall to each. "
-        f"pAP on {where}.",
+        f"pAP on {where}. Commits of the models: {commits}.",
     ]
 
 

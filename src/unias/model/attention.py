@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from unias.model.dropout import Dropout
 
 
 class Attention(nn.Module):
@@ -19,7 +23,7 @@ class Attention(nn.Module):
             raise ValueError(f"{heads} heads do not divide a width of {width}")
         self.embed_dim = width
         self.num_heads = heads
-        self.dropout = dropout
+        self.drop = Dropout(dropout)
         self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
         self.out_proj = nn.Linear(width, width)
@@ -34,22 +38,30 @@ class Attention(nn.Module):
                 (query, key, value), self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3), strict=True
             )
         )
-        drop = self.dropout if self.training else 0.0
         allowed = None if mask is None else ~mask
-        attend = plain_attention if _plain_is_faster(q) else F.scaled_dot_product_attention
-        out: Tensor = self.out_proj(attend(q, k, v, attn_mask=allowed, dropout_p=drop).transpose(1, 2).flatten(2))
+        if self.drop.is_quick(q) or _plain_is_faster(q):
+            attended = plain_attention(q, k, v, allowed, self.drop)
+        else:
+            drop = self.drop.p if self.training else 0.0
+            attended = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, dropout_p=drop)
+        out: Tensor = self.out_proj(attended.transpose(1, 2).flatten(2))
         return out
 
 
 def plain_attention(
-    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    drop: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """``scaled_dot_product_attention`` written out; (N, heads, T, d) each, attn_mask (T, S), True = allowed."""
+    """``scaled_dot_product_attention`` written out; (N, heads, T, d) each, attn_mask (T, S), True = allowed, ``drop`` on the
+    weights."""
     weights = torch.matmul(query * query.shape[-1] ** -0.5, key.transpose(-1, -2))
     if attn_mask is not None:
         weights = weights.masked_fill(~attn_mask, float("-inf"))
     weights = weights.softmax(dim=-1).to(value.dtype)
-    return torch.matmul(F.dropout(weights, dropout_p) if dropout_p else weights, value)
+    return torch.matmul(weights if drop is None else drop(weights), value)
 
 
 def _plain_is_faster(x: Tensor) -> bool:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unias.model.attention import Attention
+from unias.model.dropout import Dropout
 
 
 class Step(nn.Module):
@@ -16,7 +17,7 @@ class Step(nn.Module):
     def __init__(self, width: int, dropout: float, norm_first: bool) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
-        self.drop = nn.Dropout(dropout)
+        self.drop = Dropout(dropout)
         self.norm_first = norm_first
 
     def around(self, x: Tensor, body: Callable[[Tensor], Tensor]) -> Tensor:
@@ -61,7 +62,7 @@ class FeedForwardStep(Step):
         super().__init__(width, dropout, norm_first)
         self.linear1 = nn.Linear(width, inner)
         self.linear2 = nn.Linear(inner, width)
-        self.inner_drop = nn.Dropout(dropout)
+        self.inner_drop = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.around(x, lambda y: self.linear2(self.inner_drop(F.relu(self.linear1(y)))))

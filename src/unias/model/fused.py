@@ -25,6 +25,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unias.model.dropout import Dropout
+
 Pairs = Sequence[Sequence[tuple[int, int]]]
 ComposableType = TypeVar("ComposableType", bound="Composable")
 
@@ -72,9 +74,9 @@ class Composable(nn.Module):
 
 
 def use_form(model: nn.Module, form: str) -> None:
-    """Choose the form of every head and patch embedding in ``model``: auto, plain or composed."""
+    """Choose the form of every head, patch embedding and dropout in ``model``: auto, plain or composed."""
     for module in model.modules():
-        if isinstance(module, Composable):
+        if isinstance(module, (Composable, Dropout)):
             module.form = form
 
 

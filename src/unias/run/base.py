@@ -33,7 +33,7 @@ from unias.training.batches import Batches, CachedBatches, ImageBatches, StepDat
 from unias.training.budget import Budget
 from unias.training.features import Features, Pixels, view_rows
 from unias.training.loop import Outcome, Trainer, build_fabric
-from unias.training.photos import with_advice
+from unias.training.photos import HOW_TO_SKIP, with_advice
 from unias.training.symmetry import allowed_turns
 from unias.training.task import Task
 
@@ -44,7 +44,13 @@ AnyDetector = Detector | SystemDetector
 
 
 class TrainingRun:
-    """One training run: where its photos, features and settings meet."""
+    """One training run: where its photos, features and settings meet.
+
+    Attributes:
+        bad_photo: what can be done about a photo that cannot be read, beside replacing it.
+    """
+
+    bad_photo: str = HOW_TO_SKIP
 
     def __init__(
         self,
@@ -112,7 +118,7 @@ class TrainingRun:
         try:
             return trainer.fit(resume)
         except DataError as error:
-            raise with_advice(error, [sample.path for sample in self.trained.samples]) from error
+            raise with_advice(error, [sample.path for sample in self.trained.samples], self.bad_photo) from error
 
     @torch.inference_mode()
     def calibrate(self, detector: AnyDetector) -> tuple[ProductInfo, ...]:

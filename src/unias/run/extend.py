@@ -30,6 +30,7 @@ from unias.run.unias import UniASRun
 from unias.runtime import keep_freed_memory, seed_everything
 from unias.training.batches import turned_rows
 from unias.training.loop import Outcome
+from unias.training.photos import HOW_TO_MEND
 from unias.training.symmetry import allowed_turns
 from unias.training.task import UniASTask
 
@@ -47,6 +48,7 @@ class ExtendRun(UniASRun):
             are not at hand.
     """
 
+    bad_photo = HOW_TO_MEND
     old: Detector
     known: dict[str, ProductInfo]
     turns: dict[str, tuple[int, ...]]

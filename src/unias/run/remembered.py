@@ -6,10 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from unias.data.layouts import scan
-from unias.errors import DataError
+from unias.errors import DataError, UsageError
 from unias.inference.products import ProductInfo
 from unias.progress import Progress
 from unias.run.base import Split
+
+
+def refuse_folded(folder: Path, products: Sequence[ProductInfo], advice: str) -> None:
+    """Raises UsageError for a product that was trained with --folds: no photo of its is left that no model saw."""
+    folded = [product.name for product in products if product.folded]
+    if folded:
+        raise UsageError(
+            f"{folder}: {folded[0]} was trained with --folds, on every photo of its: none is left to rank a new cut. {advice}"
+        )
 
 
 def remembered(products: Sequence[ProductInfo], data: Path, progress: Progress) -> Split:

@@ -11,18 +11,24 @@ from unias.errors import DataError
 from unias.progress import Progress
 
 HOW_TO_SKIP = "Or leave such photos out, each named: run again with --skip-bad."
+HOW_TO_MEND = "Or take it out of its folder and run again."
 DARK = 1 / 8  # largest value of a product's deep photos, as a share of the range, under which --bits is suggested
 WORKERS = 2
 
 
-def check_photos(dataset: Dataset, bits: int | None, skip_bad: bool, progress: Progress) -> Dataset:
+def check_photos(
+    dataset: Dataset, bits: int | None, skip_bad: bool, progress: Progress, advice: str = HOW_TO_SKIP
+) -> Dataset:
     """Decode every training photo (held-out ones too: only whether they can be read).
+
+    Args:
+        advice: what else can be done about a photo that cannot be read, said in the error.
 
     Returns:
         The data set, without the photos that cannot be read where ``skip_bad``.
 
     Raises:
-        DataError: a photo that cannot be read, named, with how to skip it; a product with no readable photo left.
+        DataError: a photo that cannot be read, named, with ``advice``; a product with no readable photo left.
     """
     samples = dataset.train()
     bad: set[str] = set()
@@ -41,7 +47,7 @@ def check_photos(dataset: Dataset, bits: int | None, skip_bad: bool, progress: P
             if isinstance(seen, DataError):
                 if not skip_bad:
                     pool.shutdown(wait=False, cancel_futures=True)
-                    raise DataError(f"{seen} {HOW_TO_SKIP}") from seen
+                    raise DataError(f"{seen} {advice}") from seen
                 progress.say(f"left out: {seen}")
                 bad.add(sample.key)
             elif seen[1] > 8:
@@ -57,12 +63,12 @@ def check_photos(dataset: Dataset, bits: int | None, skip_bad: bool, progress: P
     return kept
 
 
-def with_advice(error: DataError, paths: Sequence[object]) -> DataError:
-    """A photo's error met in the middle of training, with how to skip it; other errors as they are."""
+def with_advice(error: DataError, paths: Sequence[object], advice: str) -> DataError:
+    """A photo's error met in the middle of training, with what can be done; other errors as they are."""
     text = str(error)
-    if HOW_TO_SKIP in text or not any(text.startswith(str(path)) for path in paths):
+    if advice in text or not any(text.startswith(str(path)) for path in paths):
         return error
-    return DataError(f"{text} {HOW_TO_SKIP}")
+    return DataError(f"{text} {advice}")
 
 
 def _warn_dark(brightest: dict[str, float], bits: int | None, progress: Progress) -> None:
