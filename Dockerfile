@@ -16,7 +16,8 @@ ENV HF_HUB_OFFLINE=1 MPLBACKEND=Agg MPLCONFIGDIR=/tmp/matplotlib UNIAS_CACHE=/tm
 WORKDIR /build
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY src src
-RUN python -m pip install --index-url "$TORCH_INDEX" -c constraints.txt torch torchvision
+# PyTorch's own index need not hold the versions of numpy, pillow and others that constraints.txt names.
+RUN python -m pip install --index-url "$TORCH_INDEX" --extra-index-url https://pypi.org/simple -c constraints.txt torch torchvision
 RUN python -m pip install -c constraints.txt ".[offline,export]"
 RUN useradd --create-home --uid 10001 unias
 

@@ -7,6 +7,7 @@ import dataclasses
 import io
 import json
 import math
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,21 @@ def test_manifest_has_the_version_and_the_hash_of_each_file(model_folder: Path) 
     manifest = json.loads((model_folder / "manifest.json").read_text(encoding="utf-8"))
     files = {name: sha256(model_folder / name) for name in (*FILES, rehearsal.FILE)}
     assert manifest == {"format": FORMAT_VERSION, "files": files}
+
+
+@pytest.mark.parametrize("name", ["../../.bashrc", "a/b", "..", "a\\b", ""])
+def test_manifest_names_files_of_its_folder_alone(name: str, model_folder: Path, tmp_path: Path, cli: Any) -> None:
+    """A foreign model must not make a copy of it write elsewhere."""
+    home = tmp_path / "a" / "b" / "model"
+    shutil.copytree(model_folder, home)
+    (tmp_path / "a" / ".bashrc").write_text("mine", encoding="utf-8")
+    manifest = json.loads((home / "manifest.json").read_text(encoding="utf-8"))
+    manifest["files"][name] = sha256(tmp_path / "a" / ".bashrc")
+    (home / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    answer = cli("calibrate", home, "--false-alarms", 0.3, "-o", tmp_path / "c" / "d" / "new", "-q")
+    assert answer.code == 3
+    assert "no file of its folder" in answer.err
+    assert not (tmp_path / "c").exists()
 
 
 def test_nothing_lies_beside_the_folder(model_folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import time
@@ -20,7 +21,7 @@ from unias.inference.rehearsal import keep
 from unias.inference.store import STATE_FOLDER, StoredModel, save_model
 from unias.progress import Progress
 from unias.run.base import Split, TrainingRun
-from unias.run.folds import Scores, fold_splits, out_of_fold, shared
+from unias.run.folds import Scores, fold_splits, out_of_fold, shared, without_resume
 from unias.run.system import SystemRun
 from unias.run.unias import UniASRun
 from unias.runtime import pick_device, set_threads
@@ -85,7 +86,7 @@ def train(
     Raises:
         DataError, UsageError, MissingError, TrainingError, Interrupted: see ``unias.errors``.
     """
-    started = time.monotonic()
+    began = started = time.monotonic()
     progress = progress or Progress("silent")
     if config is not None and system not in (UNIAS, config.system):
         raise UsageError(f"--system {system}: the configuration is of {config.system}. Give one of the two.")
@@ -108,7 +109,11 @@ def train(
         progress.say(f"warning: {warning}")
     require_training(dataset)
     check_output(home, resume)
-    with claimed_folder(home.parent), claimed_folder(home / STATE_FOLDER):
+    with (
+        claimed_folder(home.parent),
+        claimed_folder(home / STATE_FOLDER),
+        without_resume(home) if folds is not None else contextlib.nullcontext(),
+    ):
         dataset = check_photos(dataset, chosen.bits, skip_bad, progress)
         wish = chosen.train
         net = build_backbone(chosen.backbone).to(place)
@@ -118,7 +123,7 @@ def train(
         folded: Scores = {}
         if folds is not None:
             splits = fold_splits(dataset.train(), folds, wish.seed)
-            chosen = shared(chosen, folds)
+            chosen = shared(chosen, folds, (time.monotonic() - began) / 60)
 
             def build(part: Split, config: Config, began: float) -> TrainingRun:
                 return kind(dataset, part, config, net, place, progress, began)
@@ -127,7 +132,7 @@ def train(
             split: Split = {
                 name: (sorted(own + held, key=lambda s: s.key), []) for name, (own, held) in splits[0].items()
             }
-            started = time.monotonic()
+            started = time.monotonic()  # of the training that counts against its own part of the minutes
         else:
             split = hold_out_products(dataset.train(), wish.seed, wish.hold_out, wish.hold_out_least)
         _say_split(split, progress)
@@ -137,7 +142,14 @@ def train(
         try:
             products = run.calibrate(detector)
             kept = keep({name: split[name][0] for name in split}, wish.keep_photos, chosen.input_size, chosen.bits)
-            stored = StoredModel(detector, run.final_config(outcome), products, run.record(outcome), kept)
+            record = run.record(outcome)
+            if folds is not None:  # all of it, not the last training alone
+                record |= {
+                    "folds": folds,
+                    "minutes": round((time.monotonic() - began) / 60, 2),
+                    "minutes_asked": wish.minutes,
+                }
+            stored = StoredModel(detector, run.final_config(outcome), products, record, kept)
             save_model(home, stored)
         except KeyboardInterrupt as error:
             raise Interrupted(

@@ -9,6 +9,7 @@ import platform
 import random
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,18 @@ def set_threads(threads: int | None) -> None:
     if threads < 1:
         raise UsageError(f"--threads: {threads} must be at least 1.")
     torch.set_num_threads(threads)
+
+
+def clock(device: torch.device) -> float:
+    """``time.monotonic`` once all that was asked of the device is done: a GPU works on while Python goes on."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.monotonic()
+
+
+def decoders() -> int:
+    """Threads that decode photos while the model works: as many as it has itself, at least 2, at most 8."""
+    return max(2, min(8, torch.get_num_threads()))
 
 
 def keep_freed_memory() -> None:

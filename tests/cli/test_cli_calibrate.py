@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,11 @@ from PIL import Image
 
 import unias
 from unias.calibration.verdict import image_score
+from unias.errors import DataError
 from unias.files import sha256
+from unias.inference.predictor import Model
+from unias.inference.recalibrate import scored
+from unias.progress import Progress
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -176,3 +181,13 @@ def test_photos_that_cannot_be_read_leave_the_model_alone(cli: Any, copy: Path, 
     assert answer.code == 3
     assert "broken.png" in answer.err
     assert {path.name: sha256(path) for path in copy.iterdir()} == kept
+
+
+def test_deep_photos_are_refused_by_an_export_in_8_bits_as_in_predict(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deep = tmp_path / "deep.png"
+    Image.fromarray(np.full((64, 64), 40_000, dtype=np.uint16)).save(deep)
+    monkeypatch.setattr(Model, "exported", property(lambda _: SimpleNamespace(pixels="uint8")))
+    with pytest.raises(DataError, match=r"deep\.png: has 16 bits"):
+        list(scored(model, model.products, [deep], 0, Progress("silent"), "photos"))

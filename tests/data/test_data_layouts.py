@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from unias.data.layouts import Dataset, require_test, require_training, scan
+from unias.data.masks import load_mask
 from unias.errors import DataError
 
 
@@ -35,6 +36,32 @@ def mvtec(root: Path, product: str = "bolt", masks: bool = True) -> Path:
 
 def keys(dataset: Dataset) -> list[str]:
     return [sample.key for sample in dataset.samples]
+
+
+def test_a_folder_of_masks_is_one_mask(tmp_path: Path) -> None:
+    """MVTec LOCO: ground_truth/<defect>/<photo>/000.png, 001.png, ..."""
+    root = mvtec(tmp_path / "data", masks=False)
+    for number, column in enumerate((2, 9)):
+        mask = np.zeros((12, 16), np.uint8)
+        mask[3:5, column] = 255
+        path = root / "bolt/ground_truth/scratch/000" / f"{number:03}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(mask).save(path)
+    (root / "bolt/ground_truth/scratch/001").mkdir()  # nothing in it: no mask
+    dataset = scan(root)
+    found = {sample.path.stem: sample.mask for sample in dataset.test("bolt") if sample.defect == "scratch"}
+    assert found["001"] is None
+    assert found["000"] is not None
+    joined = load_mask(found["000"], (12, 16))
+    assert sorted(zip(*np.nonzero(joined), strict=True)) == [(3, 2), (3, 9), (4, 2), (4, 9)]
+    photo(root / "bolt/ground_truth/scratch/000_mask.png", 255)
+    assert {s.mask.name for s in scan(root).test("bolt") if s.mask} == {"000_mask.png"}  # a file of its own wins
+    photo(found["000"] / "002.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"002\.png"):
+        load_mask(found["000"])
+    Image.fromarray(np.zeros((5, 5), np.uint8)).save(found["000"] / "002.png")
+    with pytest.raises(DataError, match="another size"):
+        load_mask(found["000"])
 
 
 # ---- understood

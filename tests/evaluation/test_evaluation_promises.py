@@ -51,3 +51,25 @@ def test_a_kept_promise_is_inside_in_ninety_nine_of_a_hundred() -> None:
         cut = rank_cut(held.tolist(), 0.05)
         inside.append(promise_figures(cut, np.zeros(50, dtype=bool), new > cut.value, new)["inside"])
     assert np.mean(inside) == pytest.approx(0.99, abs=0.012)
+
+
+def test_a_cut_that_promises_nothing_is_in_no_mean() -> None:
+    is_defect, scores = np.zeros(10, dtype=bool), np.linspace(0, 1, 10)
+    ranked = promise_figures(rank_cut([float(n) for n in range(39)], 0.05), is_defect, scores > 2, scores)
+    bare = promise_figures(unpromised(0.5), is_defect, scores > 0.5, scores)
+    assert np.isnan(bare["promised"])
+    both = mixed_figures({"a": ranked, "b": bare})
+    assert both["promised"] == 0.05
+    assert both["false_alarms"] == 5  # which are counted nevertheless
+    assert np.isnan(mixed_figures({"b": bare})["promised"])
+    assert "100.0%" not in promises_markdown({"b": bare}, both).split("| b |")[1].split("\n")[0].split("(")[0]
+
+
+def test_folds_follow_no_law() -> None:
+    cut = rank_cut([float(n) for n in range(39)], 0.05)
+    good, scores = np.zeros(20, dtype=bool), np.linspace(0, 1, 20)
+    strict = promise_figures(cut, good, scores > 0.4, scores)
+    folded = promise_figures(cut, good, scores > 0.4, scores, folded=True)
+    assert not strict["inside"]
+    assert folded["inside"]
+    assert "by folds: up to twice" in promises_markdown({"a": folded}, mixed_figures({"a": folded}))

@@ -11,6 +11,7 @@ from sklearn import metrics as sk
 
 from unias.errors import DataError
 from unias.evaluation.protocol import KEYS, NOT_AVERAGED, evaluate_class, mean_metrics, metrics_document
+from unias.evaluation.streaming import ClassStream
 from unias.files import json_ready
 
 NAN = math.nan
@@ -50,6 +51,29 @@ def test_no_mask_is_drawn_in_a_photo_that_passed() -> None:
     values = evaluate_class(**table, cut=7.0)
     assert values["dsc_cut"] == pytest.approx((0 + 2 / 3 + 2) / 4)
     assert values["miss_rate"] == 0.5
+
+
+def test_a_defect_too_small_for_the_size_is_in_no_dice_of_defective_photos() -> None:
+    """Its mask vanished when it was made smaller: drawing nothing there is no success, drawing something no failure."""
+    table = small_class()
+    without = evaluate_class(**table, cut=7.0)
+    vanished = {
+        "maps": np.concatenate([table["maps"], table["maps"][:1]]),
+        "masks": np.concatenate([table["masks"], np.zeros((1, 2, 2), dtype=bool)]),
+        "is_defect": np.append(table["is_defect"], True),
+        "image_scores": np.append(table["image_scores"], 9.0),
+    }
+    values = evaluate_class(**vanished, cut=7.0)
+    for key in ("dsc_defective_oracle", "dsc_defective_best", "dsc_defective_single", "dsc_defective_cut"):
+        assert 0 < values[key] <= 1
+    assert values["dsc_defective_cut"] == without["dsc_defective_cut"]
+    assert values["n_defective"] == 3
+    with ClassStream(7.0, exact_pixels=0) as stream:
+        stream.add(vanished["maps"], vanished["masks"], vanished["is_defect"], vanished["image_scores"])
+        streamed = stream.figures().values
+    assert {key: streamed[key] for key in values if key.startswith("dsc_defective")} == {
+        key: pytest.approx(values[key]) for key in values if key.startswith("dsc_defective")
+    }
 
 
 def test_agrees_with_scikit_learn() -> None:

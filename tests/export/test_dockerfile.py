@@ -67,6 +67,13 @@ def test_what_is_copied_is_there() -> None:
             assert f"!{source}" in ignored, source
 
 
+def test_a_special_index_is_not_the_only_one() -> None:
+    """PyTorch's own need not hold all that constraints.txt names."""
+    steps = [step for step in of("RUN") if "--index-url" in step]
+    assert steps
+    assert all("--extra-index-url https://pypi.org/simple" in step for step in steps)
+
+
 @pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
 @pytest.mark.parametrize("step", of("RUN"))
 def test_steps_are_shell(step: str) -> None:

@@ -18,7 +18,8 @@ import unias
 from unias.config import BackboneConfig
 from unias.errors import DataError, UsageError
 from unias.export import write_bundle
-from unias.export.bundle import licences, needed_packages
+from unias.export.bundle import check_bundle, licences, needed_packages
+from unias.inference.store import check_manifest
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 MODEL_FILES = {"manifest.json", "config.yaml", "products.json", "card.md"}
@@ -120,16 +121,76 @@ def test_of_an_export(export_of: Callable[[str], Path], tiny_data: Path, tmp_pat
     assert np.array_equal(ours.model_map, theirs.model_map)
 
 
+def wheels_of(folder: Path, **versions: str) -> Path:
+    """Stand-ins for all that a trained model needs; ``versions``: another one, or "" for none."""
+    folder.mkdir()
+    for name, package in needed_packages(("unias",)).items():
+        version = versions.get(name, package.version)
+        if version:
+            (folder / f"{name.replace('-', '_')}-{version}-py3-none-any.whl").write_bytes(b"a wheel")
+    return folder
+
+
 def test_wheels_go_in(small_model: Path, tmp_path: Path) -> None:
-    wheels = tmp_path / "wheels"
-    wheels.mkdir()
+    wheels = wheels_of(tmp_path / "wheels", unias="9.9", torch=f"{needed_packages(('torch',))['torch'].version}+cpu")
     (wheels / "part-1.0-py3-none-any.whl").write_bytes(b"a wheel")
     (wheels / "notes.txt").write_bytes(b"no wheel")
     file = write_bundle(small_model, tmp_path / "line.unias.zip", wheels).file
-    assert names(file) >= {"wheels/part-1.0-py3-none-any.whl"}
+    assert names(file) >= {"wheels/part-1.0-py3-none-any.whl", "wheels/unias-9.9-py3-none-any.whl"}
     assert "wheels/notes.txt" not in names(file)
     with zipfile.ZipFile(file) as archive:
         assert "They are in `wheels/`" in archive.read("line/README.md").decode()
+
+
+def test_wheels_that_are_lacking_are_named(small_model: Path, tmp_path: Path) -> None:
+    """unias and torch first, with the version that requirements.txt asks for."""
+    version = needed_packages(("torch",))["torch"].version
+    wheels = wheels_of(tmp_path / "wheels", unias="", torch="0.1", numpy="")
+    with pytest.raises(
+        UsageError, match=rf"wheels lacks unias, torch {re.escape(version)}, numpy [\d.]+\. Make the bundle"
+    ):
+        write_bundle(small_model, tmp_path / "line.zip", wheels)
+    few = tmp_path / "few"
+    few.mkdir()
+    (few / "unias-1.0-py3-none-any.whl").write_bytes(b"a wheel")
+    with pytest.raises(UsageError, match=r"lacks torch .* and \d+ more\. Make"):
+        check_bundle(tmp_path / "line.zip", few, "torch")
+    (few / "nonsense.whl").write_bytes(b"a wheel")
+    with pytest.raises(UsageError, match=r"nonsense\.whl has no name of a wheel"):
+        check_bundle(tmp_path / "line.zip", few, "torch")
+    assert not (tmp_path / "line.zip").exists()
+
+
+def test_an_exports_runtime_is_needed_too(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    wheels = wheels_of(tmp_path / "wheels")
+    check_bundle(tmp_path / "line.zip", wheels, "torch")
+    with pytest.raises(UsageError, match=r"lacks .*onnxruntime"):
+        check_bundle(tmp_path / "line.zip", wheels, "onnx")
+
+
+def test_kept_photos_stay_at_home(trained: Any, tiny_data: Path, tmp_path: Path) -> None:
+    """As with unias push: the photos that training kept go in only where they are asked for; the model is whole either way."""
+    kept = "rehearsal.safetensors"
+    assert (trained.folder / kept).is_file()
+    photo = next(tiny_data.glob("*/test/hole/*.png"))
+    for photos, said in ((False, "were left out: none is in this file"), (True, "are in `rehearsal.safetensors`")):
+        made = write_bundle(trained.folder, tmp_path / f"line{photos}.zip", photos=photos)
+        assert made.photos is photos
+        assert (kept in names(made.file)) is photos
+        with zipfile.ZipFile(made.file) as archive:
+            archive.extractall(tmp_path)
+        home = tmp_path / f"line{photos}"
+        assert said in (home / "README.md").read_text(encoding="utf-8")
+        sums = dict(reversed(line.split("  ", 1)) for line in (home / "SHA256SUMS").read_text("utf-8").splitlines())
+        assert sums["manifest.json"] == hashlib.sha256((home / "manifest.json").read_bytes()).hexdigest()
+        assert (kept in check_manifest(home)) is photos
+        assert unias.load(home, "cpu").predict(photo).raw_score == trained.model.predict(photo).raw_score
+    assert kept in check_manifest(trained.folder)
+
+
+def test_a_model_without_kept_photos_says_so(unpacked: Path) -> None:
+    assert "No photo is in this file." in (unpacked / "README.md").read_text(encoding="utf-8")
 
 
 def test_packages_are_named_with_licences(unpacked: Path) -> None:

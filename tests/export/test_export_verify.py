@@ -148,3 +148,20 @@ def test_maps_come_in_order(photos: Photos) -> None:
     assert np.array_equal(maps, photos.images[:, 0])
     assert np.array_equal(products, photos.product)
     assert to_pixels(torch.from_numpy(photos.images), "float32").shape == (14, SIDE, SIDE, 3)
+
+
+@pytest.mark.parametrize(
+    ("views", "wanted"),
+    [(1, [1, 3, 8, 8]), (2, [1, 2, 4, 4, 4, 4, 1]), (4, [1] + [2] * 9 + [1]), (16, [1] + [2] * 9 + [1])],
+)
+def test_batches_of_tiled_photos(views: int, wanted: list[int]) -> None:
+    """No more views at once than photos elsewhere; but two photos, or their number would not be proven to be free."""
+    cuts = batches(20, views)
+    assert [stop - start for start, stop in cuts] == wanted
+    assert [start for start, _ in cuts[1:]] == [stop for _, stop in cuts[:-1]]
+
+
+def test_tiled_models_are_compared_in_smaller_batches(photos: Photos) -> None:
+    trained = ByHand()
+    maps_of(trained, photos, known=True, views=4)  # type: ignore[arg-type]
+    assert trained.sizes == [1, 2, 2, 2, 2, 2, 2, 1]

@@ -15,7 +15,9 @@ from unias.report.failures import (
     DOUBTFUL_GOOD,
     ELSEWHERE,
     FALSE_ALARM,
+    LEAST,
     MISSED,
+    STRANGER,
     Trace,
     failures,
     traced,
@@ -49,13 +51,29 @@ def test_reasons_and_order() -> None:
         (True, 1.3, Trace(nan, 1.3, 0.1), None),
     ]
     is_defect, scores = np.array([p[0] for p in photos]), np.array([p[1] for p in photos])
-    found = failures(is_defect, scores, 1.0, [p[2] for p in photos])
+    traces, failed = [p[2] for p in photos], scores > 1.0
+    found = failures(is_defect, scores, 1.0, traces, failed)
     assert {one.place: one.why for one in found} == {i: p[3] for i, p in enumerate(photos) if p[3] is not None}
     assert [one.badness for one in found] == sorted((one.badness for one in found), reverse=True)
     assert [one.place for one in found[:3]] == [6, 2, 4]  # ten times, nine times, four times
-    assert failures(is_defect, scores, 1.0, [p[2] for p in photos], count=2) == found[:2]
-    assert failures(is_defect, scores, math.nan, [p[2] for p in photos]) == []
-    assert failures(is_defect[:0], scores[:0], 1.0, []) == []
+    assert failures(is_defect, scores, 1.0, traces, failed, count=2) == found[:2]
+    assert failures(is_defect, scores, math.nan, traces, failed) == []
+    assert failures(is_defect[:0], scores[:0], 1.0, [], failed[:0]) == []
+
+
+def test_verdicts_that_rest_on_something_else_than_the_score() -> None:
+    """On no known product, or on another product's cut."""
+    nan = math.nan
+    photos = [
+        (False, 0.5, True, Trace(nan, 0.5, 0.1), STRANGER),
+        (False, 1.5, False, Trace(nan, 1.5, 0.1), None),  # it passed
+        (True, 0.5, True, Trace(0.5, 0.3, 0.1), None),  # failed as a stranger: not missed
+        (True, 1.5, False, Trace(1.5, 0.3, 0.1), MISSED),
+    ]
+    is_defect, scores, failed = (np.array([p[place] for p in photos]) for place in range(3))
+    found = failures(is_defect, scores, 1.0, [p[3] for p in photos], failed)
+    assert {one.place: one.why for one in found} == {0: STRANGER, 3: MISSED}
+    assert {one.badness for one in found} == {LEAST}
 
 
 def test_evaluation_names_and_shows_them(model: unias.Model, tiny_data: Path, tmp_path: Path) -> None:

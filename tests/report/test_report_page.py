@@ -61,7 +61,7 @@ def product(name: str, with_masks: bool = True) -> ProductReport:
             note=pick.note,
             dice=None if dice is None else float(dice[pick.index]),
         )
-        for pick in select_cases(is_defect, scores, cut, dice, count=1)
+        for pick in select_cases(is_defect, scores, scores > cut, dice, count=1)
     ]
     metrics = evaluate_class(maps, masks if with_masks else None, is_defect, scores, cut)
     curve = PixelRanking(masks, maps).curve() if with_masks else None
@@ -132,7 +132,7 @@ def test_select_cases_by_dice() -> None:
     is_defect = np.array([True, True, True, True, False, False, False])
     scores = np.array([0.9, 0.2, 0.8, 0.7, 0.6, 0.1, 0.3])
     dice = np.array([0.5, 0.0, 0.9, 0.0, 0.0, 1.0, 1.0])
-    assert select_cases(is_defect, scores, 0.5, dice, count=2) == [
+    assert select_cases(is_defect, scores, scores > 0.5, dice, count=2) == [
         Pick(1, "missed"),
         Pick(3, "worst"),
         Pick(2, "best"),
@@ -143,7 +143,8 @@ def test_select_cases_by_dice() -> None:
 
 
 def test_select_cases_by_score_and_with_few_photos() -> None:
-    picks = select_cases(np.array([True, False, True]), np.array([0.9, 0.1, 0.4]), 0.5)
+    failed = np.array([True, False, False])
+    picks = select_cases(np.array([True, False, True]), np.array([0.9, 0.1, 0.4]), failed)
     assert picks == [Pick(2, "missed"), Pick(0, "best"), Pick(1, "good, highest score")]
-    assert select_cases(np.zeros(0, dtype=bool), np.zeros(0), 0.5) == []
-    assert select_cases(np.array([True]), np.array([0.9]), 0.5) == [Pick(0, "worst")]
+    assert select_cases(np.zeros(0, dtype=bool), np.zeros(0), np.zeros(0, dtype=bool)) == []
+    assert select_cases(np.array([True]), np.array([0.1]), np.array([True])) == [Pick(0, "worst")]

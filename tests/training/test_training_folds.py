@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 import unias
 from unias.data.layouts import scan
-from unias.errors import UsageError
+from unias.errors import Interrupted, UsageError
 from unias.run import folds as module
 from unias.run.folds import fold_splits, shared
 
@@ -38,6 +39,8 @@ def test_every_photo_is_held_out_once(tiny_data: Path) -> None:
 def test_minutes_are_shared(tiny_config: Any) -> None:
     minutes = dataclasses.replace(tiny_config, train=dataclasses.replace(tiny_config.train, minutes=12.0, steps=None))
     assert shared(minutes, 3).train.minutes == 3.0
+    assert shared(minutes, 3, spent=4.0).train.minutes == 2.0
+    assert shared(minutes, 3, spent=40.0).train.minutes > 0
     assert shared(tiny_config, 3) == tiny_config
 
 
@@ -82,3 +85,41 @@ def test_a_least_area_cannot_be_ranked_afterwards(tiny_data: Path, tiny_config: 
     assert cli("calibrate", tmp_path / "model", "--false-alarms", 0.3, "-q").code == 0
     with pytest.raises(UsageError, match="--folds"):
         unias.train(tiny_data, tmp_path / "other", config=tiny_config, folds=2, resume=True)
+
+
+@pytest.mark.parametrize("when", ["in a fold", "in the last training", "while it is written"])
+def test_interrupted_folds_say_what_can_be_done(
+    when: str, tiny_data: Path, tiny_config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not --resume, which they do not know."""
+    wanted = {"in a fold": 1, "in the last training": 3}.get(when)
+
+    class Impatient(unias.Progress):
+        met = 0
+
+        def stage(self, name: str, *rest: Any) -> Any:
+            if name == "training":
+                Impatient.met += 1
+                if Impatient.met == wanted:
+                    raise KeyboardInterrupt
+            return super().stage(name, *rest)
+
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    if wanted is None:
+        monkeypatch.setattr("unias.api.save_model", stopped)
+    with pytest.raises(Interrupted, match=r"--folds was interrupted.*Remove .*model and run") as caught:
+        unias.train(
+            tiny_data, tmp_path / "model", config=tiny_config, steps=2, folds=2, threads=1, progress=Impatient("silent")
+        )
+    assert "--resume" not in str(caught.value)
+
+
+def test_minutes_of_folds_are_those_of_all_of_them(tiny_data: Path, tiny_config: Any, tmp_path: Path) -> None:
+    config = dataclasses.replace(tiny_config, train=dataclasses.replace(tiny_config.train, minutes=0.3, steps=None))
+    began = time.monotonic()
+    model = unias.train(tiny_data, tmp_path / "model", config=config, folds=2, device="cpu", threads=1)
+    assert model.record["minutes_asked"] == 0.3
+    assert model.record["folds"] == 2
+    assert model.record["minutes"] == pytest.approx((time.monotonic() - began) / 60, abs=0.05)

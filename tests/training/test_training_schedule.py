@@ -5,8 +5,11 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
+import shutil
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -425,6 +428,9 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
+AA, BB, CC, DD = (letter * 32 for letter in "abcd")
+
+
 def batches(count: int, value: float = 0.0, batch: int = 2):
     for start in range(0, count, batch):
         size = min(batch, count - start)
@@ -438,9 +444,9 @@ def fill(key: str, count: int = 5, bound: int = 1 << 20, value: float = 0.0):
 
 def test_entry_round_trip(root: Path) -> None:
     assert cache.cache_root() == root
-    assert open_entry("aa", 5, LEVELS) is None
-    written = fill("aa")
-    opened = open_entry("aa", 5, LEVELS)
+    assert open_entry(AA, 5, LEVELS) is None
+    written = fill(AA)
+    opened = open_entry(AA, 5, LEVELS)
     assert opened is not None
     assert set(opened) == set(written) == {1, 2, 3, 4}
     for level, array in opened.items():
@@ -450,7 +456,7 @@ def test_entry_round_trip(root: Path) -> None:
         assert array[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4]
         with pytest.raises(ValueError, match="read-only"):
             array[0] = 1
-    assert names(root) == ["aa"]
+    assert names(root) == [AA]
 
 
 def test_key_follows_content_settings_and_order(tmp_path: Path) -> None:
@@ -475,22 +481,22 @@ def test_key_follows_content_settings_and_order(tmp_path: Path) -> None:
 
 
 def test_entry_of_another_count_is_not_opened(root: Path) -> None:
-    fill("aa", 5)
-    assert open_entry("aa", 4, LEVELS) is None
-    assert open_entry("aa", 6, LEVELS) is None
+    fill(AA, 5)
+    assert open_entry(AA, 4, LEVELS) is None
+    assert open_entry(AA, 6, LEVELS) is None
 
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "not numpy", "one level missing"])
 def test_half_an_entry_is_not_opened(root: Path, damage: str) -> None:
-    fill("aa", 5)
-    file = root / "aa" / "level4.npy"
+    fill(AA, 5)
+    file = root / AA / "level4.npy"
     if damage == "one level missing":
         file.unlink()
     else:
         content = file.read_bytes()
         file.write_bytes({"truncated": content[:-4], "empty": b"", "not numpy": b"x" * len(content)}[damage])
-    assert open_entry("aa", 5, LEVELS) is None
-    again = fill("aa", 5, value=1.0)  # and it is made anew
+    assert open_entry(AA, 5, LEVELS) is None
+    again = fill(AA, 5, value=1.0)  # and it is made anew
     assert again[4][:, 0, 0, 0].tolist() == [1, 2, 3, 4, 5]
 
 
@@ -500,8 +506,8 @@ def test_writing_that_fails_leaves_no_entry(root: Path) -> None:
         raise DataError("photo.png: cannot be read")
 
     with pytest.raises(DataError, match=r"photo\.png"):
-        write_entry("aa", 5, SHAPES, broken(), 1 << 20)
-    assert open_entry("aa", 5, LEVELS) is None
+        write_entry(AA, 5, SHAPES, broken(), 1 << 20)
+    assert open_entry(AA, 5, LEVELS) is None
     assert not root.exists() or names(root) == []
 
 
@@ -512,21 +518,74 @@ def used(root: Path) -> int:
 def test_bound_is_kept_and_the_oldest_go_first(root: Path) -> None:
     one = bytes_needed(5, SHAPES)
     assert one == 2 * 5 * (2 + 4 + 1 + 1)
-    fill("aa")
+    fill(AA)
     size = used(root)  # with numpy's headers
     bound = 2 * size + one
-    for age, key in ((300, "aa"), (200, "bb"), (100, "cc")):
+    for age, key in ((300, AA), (200, BB), (100, CC)):
         fill(key, bound=bound)
         os.utime(root / key, (1e9 - age, 1e9 - age))
-    assert names(root) == ["aa", "bb", "cc"]
+    assert names(root) == [AA, BB, CC]
     assert used(root) <= bound + size
-    opened = open_entry("aa", 5, LEVELS)  # used again: now the newest
+    opened = open_entry(AA, 5, LEVELS)  # used again: now the newest
     assert opened is not None
     del opened
-    fill("dd", bound=2 * size + one)
-    assert names(root) == ["aa", "cc", "dd"]
+    fill(DD, bound=2 * size + one)
+    assert names(root) == [AA, CC, DD]
     make_room(0)
     assert names(root) == []
+
+
+def test_others_folders_are_never_removed(root: Path) -> None:
+    """The user may have named a folder that holds other things."""
+    fill(AA)
+    for name, file in (("photos", "1.png"), ("models", "level1.npy"), (BB, "thesis.txt")):
+        (root / name).mkdir()
+        (root / name / file).write_bytes(b"x" * 1000)
+    (root / CC).symlink_to(root / "photos", target_is_directory=True)
+    make_room(0, wanted=1 << 60)
+    assert names(root) == [BB, CC, "models", "photos"]
+    assert sum(1 for file in root.rglob("*") if file.is_file() and not file.is_symlink()) >= 3
+
+
+def test_what_killed_runs_left_goes_after_a_day(root: Path) -> None:
+    old, new = root / f".{AA}.x1y2.part", root / f".{BB}.x1y2.part"
+    for folder in (old, new):
+        folder.mkdir(parents=True)
+        (folder / "level1.npy").write_bytes(b"x" * 100)
+    for path in (old, old / "level1.npy"):
+        os.utime(path, (1e9, 1e9))
+    make_room(1 << 20)
+    assert names(root) == [new.name]  # which another run may be writing now
+
+
+def test_a_full_disk_makes_old_entries_go(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = {key: bytes_needed(5, SHAPES) for key in (AA, BB)}
+    for age, key in ((300, AA), (200, BB)):
+        fill(key)
+        os.utime(root / key, (1e9 - age, 1e9 - age))
+    size = used(root) // 2
+
+    def disk(_: Path) -> SimpleNamespace:
+        return SimpleNamespace(free=size * (2 - len(names(root))))  # two entries fill it
+
+    monkeypatch.setattr(shutil, "disk_usage", disk)
+    assert cache.room() == int(0.95 * 2 * size)
+    assert cache.room(spared=[AA, BB]) == 0
+    make_room(1 << 20, wanted=4 * size)  # more than all of it: nothing is lost for nothing
+    assert names(root) == [AA, BB]
+    make_room(1 << 20, wanted=taken[AA])
+    assert names(root) == [BB]
+
+
+def test_an_entry_that_another_run_writes_at_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = cache._write
+
+    def beaten(key: str, *rest: Any) -> None:
+        real(key, *rest)
+        raise DataError("folder: exists already")
+
+    monkeypatch.setattr(cache, "_write", beaten)
+    assert fill(AA)[4][:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4]
 
 
 def test_room_in_a_cache_that_is_not_there(root: Path) -> None:

@@ -60,6 +60,8 @@ def evaluate(
         text = f"false alarms {mixed['false_alarms']} of {mixed['good']} (promised {percent(mixed['promised'])}), "
         text += f"missed {mixed['missed']} of {mixed['defective']}"
         outside = [name for name, one in found["products"].items() if not one["inside"]]
+        strange = [name for name in document["classes"] if name not in found["products"]]
+        text += f"; not counted, since the model has no cut of them: {', '.join(strange)}" if strange else ""
         lines.append(text + (f"; not as promised: {', '.join(outside)}" if outside else ""))
     lines.append(f"Figures: {output / 'metrics.json'}" + (f", report: {output / 'index.html'}" if page else ""))
     options.answer(as_json, document, "\n".join(lines))

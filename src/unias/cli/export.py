@@ -29,6 +29,11 @@ def export(
         None, help="Also one .zip for a PC without internet: model, backbone, licences, hashes, how to install."
     ),
     wheels: Path | None = typer.Option(None, help="Folder of wheels that go into the bundle (pip download)."),
+    with_photos: bool = typer.Option(
+        False,
+        "--with-photos",
+        help="Into the bundle also the few training photos that the model keeps for unias extend.",
+    ),
     threads: int | None = options.Threads,
     as_json: bool = options.AsJson,
     quiet: bool = options.Quiet,
@@ -46,19 +51,30 @@ def export(
         raise UsageError("export: --int8 and -o go with --to. Give --to openvino, for example.")
     if wheels is not None and bundle is None:
         raise UsageError("export: --wheels goes with --bundle FILE.zip.")
+    if with_photos and (bundle is None or to is not None):
+        raise UsageError(
+            "export: --with-photos goes with --bundle FILE.zip of a trained model, without --to: exports keep no photos."
+        )
     set_threads(threads)
     outcome: dict[str, Any] = {}
     lines: list[str] = []
     if to is not None:
+        from unias.export.bundle import check_bundle
         from unias.export.run import export_model
 
+        if bundle is not None:
+            check_bundle(bundle, wheels, to)
         made = export_model(model, to, output, int8=int8, data=data, pixels=pixels, progress=options.progress(quiet))
         model = made.folder
         outcome, lines = made.as_dict(), made.lines()
     if bundle is not None:
         from unias.export.bundle import write_bundle
 
-        packed = write_bundle(model, bundle, wheels)
+        packed = write_bundle(model, bundle, wheels, photos=with_photos)
         outcome |= {"bundle": packed.file, "files": packed.files, "bytes": packed.bytes, "sha256": packed.sha256}
         lines.append(f"Bundle: {bundle} ({packed.files} files, {packed.bytes / 2**20:.1f} MiB, sha256 {packed.sha256})")
+        if packed.photos is False:
+            lines.append(
+                "The training photos that the model keeps for unias extend were left out (--with-photos packs them)."
+            )
     options.answer(as_json, outcome, "\n".join(lines))

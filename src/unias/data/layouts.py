@@ -21,10 +21,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from unias.data.masks import read_mask
+from unias.data.masks import KINDS, read_mask
 from unias.errors import DataError
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
+SUFFIXES = KINDS  # of photos and masks
 SKIPPED = frozenset({"thumbs.db", "desktop.ini", "__macosx", "thumbs", "thumbnail", "thumbnails", "@eadir"})
 NOT_PRODUCTS = frozenset(
     {"good", "bad", "ok", "nok", "ng", "normal", "anomaly", "defect", "train", "test", "ground_truth"}
@@ -44,7 +44,7 @@ class Sample:
         product: the product it shows.
         split: train or test.
         defect: good, or the kind of defect.
-        mask: its ground-truth mask, None where there is none.
+        mask: its ground-truth mask, or a folder of several; None where there is none.
         key: its path below the dataset's root with forward slashes, the stable name of the photo.
     """
 
@@ -220,7 +220,7 @@ class _Scan:
         self.strays += [(product, at[0], m) for at, m in sorted(masks.items()) if m not in used and at not in stems]
 
     def mvtec_masks(self, folder: Path) -> dict[tuple[str, str], Path]:
-        """{(defect, the photo's stem): mask}; a mask <name>_mask wins over <name>."""
+        """{(defect, the photo's stem): mask}; a mask <name>_mask wins over <name>, both over a folder <name> of several."""
         masks: dict[tuple[str, str], Path] = {}
         below = _child(folder, "ground_truth")
         for kind in self.folders(below) if below is not None else ():
@@ -231,6 +231,8 @@ class _Scan:
                 stem = mask.stem.removesuffix("_mask") if marked else mask.stem
                 if marked or (defect, stem) not in masks:
                     masks[defect, stem] = mask
+            groups = [group for group in self.folders(kind) if self.photos(group)]  # as in MVTec LOCO
+            masks = {(defect, group.name): group for group in groups} | masks
         return masks
 
     def visa_folder(self, folder: Path, product: str) -> None:
@@ -307,11 +309,10 @@ class _Scan:
         found = []
         for entry in self.entries(folder) if folder is not None else []:
             if entry.suffix.casefold() in SUFFIXES and not os.path.isdir(entry):  # noqa: PTH112
-                if entry.is_symlink() and not os.path.exists(entry):  # noqa: PTH110
-                    self.warnings.append(f"{entry}: a link to a file that is not there, left out.")
-                else:
-                    found.append(entry)
-        return found
+                found.append(entry)
+        gone = [entry for entry in found if entry.is_symlink() and not os.path.exists(entry)]  # noqa: PTH110
+        self.warnings += [f"{entry}: a link to a file that is not there, left out." for entry in gone]
+        return [entry for entry in found if entry not in gone]
 
     def hint(self) -> str:
         """Where photos may be instead, for a folder that seems to hold none."""

@@ -18,10 +18,17 @@ from PIL import Image
 from unias.data.decode import open_samples, read_bytes, rotated
 from unias.errors import DataError
 
+KINDS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
+
 
 def read_mask(path: Path | str) -> NDArray[np.bool_]:
-    """One mask file as bool (h, w) at its own size, True = defect. Raises DataError as ``read_photo`` does."""
+    """One mask file as bool (h, w) at its own size, True = defect; of a folder all its masks together (MVTec LOCO).
+
+    Raises DataError as ``read_photo`` does, for masks of one photo that differ in size, and for a folder without any.
+    """
     name = str(path)
+    if Path(path).is_dir():
+        return _joined(Path(path))
     image, deep = open_samples(read_bytes(path, name), name, min_side=1)
     if deep is not None:
         values = _strongest(deep.samples)
@@ -39,6 +46,23 @@ def read_mask(path: Path | str) -> NDArray[np.bool_]:
     if image.mode not in ("L", "LA", "RGB", "RGBA"):
         image = image.convert("RGB")
     return _cut(_strongest(rotated(np.asarray(image), image)))
+
+
+def _joined(folder: Path) -> NDArray[np.bool_]:
+    files = sorted(
+        file for file in folder.iterdir() if file.suffix.casefold() in KINDS and not file.name.startswith(".")
+    )
+    if not files:
+        raise DataError(f"{folder}: a folder for one photo's masks with none in it. Add them, or remove the folder.")
+    whole = read_mask(files[0])
+    for file in files[1:]:
+        mask = read_mask(file)
+        if mask.shape != whole.shape:
+            raise DataError(
+                f"{file}: {mask.shape[1]} x {mask.shape[0]} pixels, {files[0].name} another size. Mend one of them."
+            )
+        whole |= mask
+    return whole
 
 
 def resize_mask(mask: NDArray[np.bool_], size: int | tuple[int, int]) -> NDArray[np.bool_]:

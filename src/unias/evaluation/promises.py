@@ -19,20 +19,26 @@ SURE = 0.99
 
 
 def promise_figures(
-    cut: Cut, is_defect: NDArray[np.bool_], failed: NDArray[np.bool_], scores: NDArray[np.float64]
+    cut: Cut,
+    is_defect: NDArray[np.bool_],
+    failed: NDArray[np.bool_],
+    scores: NDArray[np.float64],
+    folded: bool = False,
 ) -> dict[str, Any]:
     """One product.
 
     Args:
         is_defect, failed, scores: (N,), truth, verdicts, and what they rest on.
+        folded: the cut is of models of folds, which promise up to twice the rate and follow no law that could be tested.
 
-    Returns counts, the realised rate with its 95% interval (Clopper-Pearson), what the cut promised, and between how many false
-    alarms must lie with 99% where the promise holds; ``inside`` says whether they do. ``caught``: share of the defective
-    photos that fail; ``caught_by_labels``: by the lowest cut that fails no more good photos, which labels alone can find.
+    Returns counts, the realised rate with its 95% interval (Clopper-Pearson), what the cut promised (NaN where nothing was held
+    out), and between how many false alarms must lie with 99% where the promise holds; ``inside`` says whether they do.
+    ``caught``: share of the defective photos that fail; ``caught_by_labels``: by the lowest cut that fails no more good photos,
+    which labels alone can find.
     """
     good, alarms = int((~is_defect).sum()), int(failed[~is_defect].sum())
     low, high = rate_interval(alarms, good)
-    least, most = expected_failures(cut.promise, good, SURE)
+    least, most = (0, good) if folded else expected_failures(cut.promise, good, SURE)
     defective = int(is_defect.sum())
     falling = np.sort(scores[~is_defect])[::-1]
     lowest = falling[alarms] if alarms < good else -np.inf
@@ -42,8 +48,9 @@ def promise_figures(
         "rate": alarms / good if good else float("nan"),
         "rate_low": low,
         "rate_high": high,
-        "promised": cut.promise.rate,
+        "promised": cut.promise.rate if cut.held_out else float("nan"),
         "bound": cut.promise.bound,
+        "folded": folded,
         "held_out": cut.held_out,
         "provisional": cut.provisional,
         "least": least,
@@ -57,13 +64,15 @@ def promise_figures(
 
 
 def mixed_figures(products: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """All products' photos together; promised: the mean promise, weighted by good photos."""
+    """All products' photos together; promised: the mean promise of those that promise anything, weighted by good photos."""
     sums = {
         key: sum(int(one[key]) for one in products.values()) for key in ("good", "false_alarms", "defective", "missed")
     }
     good, alarms = sums["good"], sums["false_alarms"]
     low, high = rate_interval(alarms, good)
-    promised = sum(one["promised"] * one["good"] for one in products.values()) / good if good else float("nan")
+    promising = [one for one in products.values() if one["promised"] == one["promised"] and one["good"]]
+    weight = sum(one["good"] for one in promising)
+    promised = sum(one["promised"] * one["good"] for one in promising) / weight if weight else float("nan")
     return {
         **sums,
         "rate": alarms / good if good else float("nan"),
@@ -95,7 +104,9 @@ def promise_rows(products: Mapping[str, Mapping[str, Any]], mixed: Mapping[str, 
     rows = []
     for name, one in [*products.items(), (MIXED, mixed)]:
         expected = ""
-        if "least" in one:
+        if one.get("folded"):
+            expected = "by folds: up to twice"
+        elif "least" in one and one["held_out"]:
             expected = f"{one['least']} to {one['most']}" + ("" if one["inside"] else ": outside")
         rows.append(
             [

@@ -111,7 +111,8 @@ def evaluate_class(
         values.update(_pixel_figures(maps, masks, is_defect, valid, ranking))
         if cut is not None:
             dice = dice_per_sample(masks, above(maps, cut) & (image_scores > cut)[:, None, None])
-            values["dsc_cut"], values["dsc_defective_cut"] = float(dice.mean()), mean_of(dice[is_defect])
+            marked = is_defect & masks.any(axis=(1, 2))
+            values["dsc_cut"], values["dsc_defective_cut"] = float(dice.mean()), mean_of(dice[marked])
     return values
 
 
@@ -149,7 +150,8 @@ def metrics_document(
             "oracle: dsc, iou and their threshold (the one that maximises precision + recall), dsc_best and every "
             "F1-max choose their threshold on the labels of these very test photos, one a class; dsc_cut, "
             "false_alarm_rate and miss_rate use the model's own cut and no label. A photo without an anomalous pixel "
-            "counts Dice 1 if nothing is predicted, else 0; dsc_empty is what predicting nothing scores. ar is the "
+            "counts Dice 1 if nothing is predicted, else 0; dsc_empty is what predicting nothing scores; dsc_defective_* "
+            "are means over the defective photos that have an anomalous pixel at that size. ar is the "
             "share of anomalous pixels in the defective photos by the masks. pap, pixel_auroc and aupro come from all "
             "pixels in order or, in classes of very many pixels, from a histogram with an error below 1e-4: "
             "info.ranking says which for each class; thresholds, F1-max, Dice and IoU are exact either way. "
@@ -198,6 +200,7 @@ def dice_figures(
         is_defect: (N,).
     """
     dice, dice_best = at_oracle.dice(), at_best.dice()
+    marked = is_defect & (at_oracle.truth > 0)
     return {
         "pixel_f1max": f1.value,
         "pixel_f1max_threshold": f1.threshold,
@@ -205,8 +208,8 @@ def dice_figures(
         "dsc_threshold": oracle.threshold,
         "dsc_best": float(dice_best.mean()),
         "dsc_best_threshold": best.threshold,
-        "dsc_defective_oracle": mean_of(dice[is_defect]),
-        "dsc_defective_best": mean_of(dice_best[is_defect]),
+        "dsc_defective_oracle": mean_of(dice[marked]),
+        "dsc_defective_best": mean_of(dice_best[marked]),
         "iou": float(at_oracle.iou().mean()),
     }
 
@@ -232,7 +235,7 @@ def _pixel_figures(
     if not len(ranking.positives):
         return values
     oracle, best = ranking.oracle(), best_dsc(masks, maps, ranking)
-    single = best_dsc(masks, maps, ranking, counted=is_defect)
+    single = best_dsc(masks, maps, ranking, counted=is_defect & masks.any(axis=(1, 2)))
     at_oracle = overlaps(masks, at_least(maps, oracle.threshold))
     at_best = overlaps(masks, at_least(maps, best.threshold))
     return {

@@ -260,8 +260,9 @@ class ClassStream:
         """What was drawn at the cut; needs no label."""
         if self.cut is None:
             return {}
-        dice = Overlap(*(part[places] for part in self._at_cut())).dice()
-        return {"dsc_cut": float(dice.mean()), "dsc_defective_cut": mean_of(dice[self.is_defect[places]])}
+        at_cut = Overlap(*(part[places] for part in self._at_cut()))
+        dice, marked = at_cut.dice(), self.is_defect[places] & (at_cut.truth > 0)
+        return {"dsc_cut": float(dice.mean()), "dsc_defective_cut": mean_of(dice[marked])}
 
     def _exact(self, places: NDArray[np.int64], shapes: NDArray[np.int64], curve: int) -> ClassFigures:
         size = (len(places), *shapes.max(axis=0))
@@ -298,8 +299,9 @@ class ClassStream:
         peaks = np.array(self._peak, dtype=np.float32)[places]
         others = cells.negatives_at(ranks)
         best = _best_dsc(photos, others, distinct, peaks, areas == 0)
-        if is_defect.any():
-            counted = _Photos(self._spool, places[is_defect])
+        marked = is_defect & (areas > 0)
+        if marked.any():
+            counted = _Photos(self._spool, places[marked])
             values["dsc_defective_single"] = _best_dsc(counted, others, distinct, peaks, areas == 0).value
         oracle, f1, ranked = cells.oracle(), cells.f1_max(), cells.ranked()
         values |= {"pap": ranked.pap, "pixel_auroc": ranked.auroc, "aupro": ranked.aupro}

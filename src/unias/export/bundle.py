@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import json
 import platform
 import re
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from unias.backbones.weights import OFFLINE_PACKAGES
 from unias.config import BackboneConfig, load_config
 from unias.errors import DataError, UsageError
 from unias.files import writing
+from unias.inference import rehearsal
 from unias.inference.engines import INFO_FILE, read_info
 from unias.inference.store import check_manifest
 
@@ -27,45 +29,55 @@ RUNTIMES = {"onnx": ("onnxruntime",), "openvino": ("openvino",), "torch": ()}
 ACCELERATORS = re.compile(r"nvidia-|cuda-|triton$")  # come with torch's GPU build where there is one
 EARLIEST = (1980, 1, 1, 0, 0, 0)  # the first date that a zip can hold
 NOT_FOUND = "no licence text comes with it"
+SHOWN = 8  # packages that a message names
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """What was written."""
+    """What was written.
+
+    Attributes:
+        photos: whether the training photos that the model keeps are in it; None = it keeps none.
+    """
 
     file: Path
     files: int
     bytes: int
     sha256: str
+    photos: bool | None = None
 
 
-def write_bundle(model: Path | str, file: Path | str, wheels: Path | str | None = None) -> Bundle:
+def write_bundle(
+    model: Path | str, file: Path | str, wheels: Path | str | None = None, *, photos: bool = False
+) -> Bundle:
     """Pack a model folder, trained or exported.
 
     Args:
         file: a new .zip; its name, without the ending, is the name of the folder in it.
         wheels: a folder of wheels (``pip download``) that go in too, so that nothing else has to be carried over.
+        photos: pack the few training photos that a trained model keeps for ``unias extend`` too.
 
     Raises:
-        UsageError: a name that does not end in .zip, or a wheels folder without wheels.
+        UsageError: a name that does not end in .zip, a wheels folder without wheels, or without all that are needed.
         DataError: no whole model, or a file that is there already.
     """
     home, target = Path(model), Path(file)
-    root = re.sub(r"(\.unias)?\.zip$", "", target.name)
-    if not target.name.lower().endswith(".zip") or not root:
-        raise UsageError(f"--bundle: {file} does not end in .zip. Name it line.unias.zip, for example.")
-    if target.exists():
-        raise DataError(f"{target}: exists already. Choose another name for --bundle, or remove it.")
-    names = ("manifest.json", *check_manifest(home))
-    entries: dict[str, bytes | Path] = {name: home / name for name in names}
-    for wheel in _wheels(wheels):
-        entries[f"wheels/{wheel.name}"] = wheel
+    root = _root(target)
+    files = check_manifest(home)
+    kept = photos if rehearsal.FILE in files else None
+    entries: dict[str, bytes | Path] = {name: home / name for name in ("manifest.json", *files)}
+    if kept is False:
+        del files[rehearsal.FILE], entries[rehearsal.FILE]
+        manifest = json.loads((home / "manifest.json").read_text(encoding="utf-8"))
+        entries["manifest.json"] = _text(json.dumps({**manifest, "files": files}, indent=2))
     config = load_config(home / "config.yaml")
-    engine = read_info(home).engine if INFO_FILE in names else "torch"
+    engine = read_info(home).engine if INFO_FILE in files else "torch"
     packages = needed_packages(("unias", *RUNTIMES[engine]))
+    for wheel in _wheels(wheels, packages):
+        entries[f"wheels/{wheel.name}"] = wheel
     entries["requirements.txt"] = _text(*(f"{p.name}=={p.version}" for p in packages.values() if p.name != "unias"))
     entries |= licences(packages, config.backbone)
-    entries["README.md"] = _readme(root, engine, packages, wheels is not None)
+    entries["README.md"] = _readme(root, engine, packages, wheels is not None, kept)
     hashes = {name: _sha256(content) for name, content in entries.items()}
     entries["SHA256SUMS"] = _text(*(f"{hashes[name]}  {name}" for name in sorted(hashes)))
     with writing(target) as temporary:
@@ -73,7 +85,24 @@ def write_bundle(model: Path | str, file: Path | str, wheels: Path | str | None 
             for name in sorted(entries):
                 _add(archive, f"{root}/{name}", entries[name])
         digest, size = _sha256(temporary), temporary.stat().st_size
-    return Bundle(target, len(entries), size, digest)
+    return Bundle(target, len(entries), size, digest, kept)
+
+
+def check_bundle(file: Path | str, wheels: Path | str | None, engine: str) -> None:
+    """What can be wrong with the wish alone, before a model is exported for ``engine``. Raises as ``write_bundle``."""
+    _root(Path(file))
+    if wheels is not None:
+        _wheels(wheels, needed_packages(("unias", *RUNTIMES.get(engine, ()))))
+
+
+def _root(target: Path) -> str:
+    """The folder's name in the zip."""
+    root = re.sub(r"(\.unias)?\.zip$", "", target.name, flags=re.IGNORECASE)
+    if not target.name.lower().endswith(".zip") or not root:
+        raise UsageError(f"--bundle: {target} does not end in .zip. Name it line.unias.zip, for example.")
+    if target.exists():
+        raise DataError(f"{target}: exists already. Choose another name for --bundle, or remove it.")
+    return root
 
 
 @dataclass(frozen=True)
@@ -160,15 +189,22 @@ def _package(distribution: importlib.metadata.Distribution) -> Package:
     return Package(distribution.metadata["Name"], version, licence.replace("|", "/"), texts)
 
 
-def _readme(root: str, engine: str, packages: Mapping[str, Package], packed: bool) -> bytes:
+def _readme(root: str, engine: str, packages: Mapping[str, Package], packed: bool, photos: bool | None) -> bytes:
+    """packed: whether the wheels are in it. photos: as in ``Bundle``."""
     version = ".".join(platform.python_version_tuple()[:2])
     unias = packages["unias"].version if "unias" in packages else "of this model"
+    told = {
+        True: "A few training photos of each product are in `rehearsal.safetensors`, for `unias extend`.",
+        False: "The training photos that the model keeps for `unias extend` were left out: none is in this file.",
+        None: "No photo is in this file.",
+    }
     carried = "They are in `wheels/`." if packed else "They are not in this file; make the folder `wheels` once."
     return _text(
         f"# {root}",
         "",
         "A UniAS model for a PC without internet. `card.md` tells what it learned from, `licences/README.md` what it may be",
         f"used with. It runs by {engine}. Nothing is downloaded when it runs, and nothing is sent anywhere.",
+        told[photos],
         "",
         "## 1. Is it whole?",
         "",
@@ -196,13 +232,47 @@ def _readme(root: str, engine: str, packages: Mapping[str, Package], packed: boo
     )
 
 
-def _wheels(folder: Path | str | None) -> list[Path]:
+def _wheels(folder: Path | str | None, packages: Mapping[str, Package]) -> list[Path]:
+    """The wheels in a folder. Raises UsageError unless all ``packages`` are among them, in the versions of requirements.txt."""
     if folder is None:
         return []
     found = sorted(Path(folder).glob("*.whl"))
     if not found:
         raise UsageError(f"--wheels: {folder} holds no .whl files. Fill it with `pip download -d {folder} ...`.")
+    lacking = _lacking(found, packages)
+    if lacking:
+        more = f" and {len(lacking) - SHOWN} more" if len(lacking) > SHOWN else ""
+        raise UsageError(
+            f"--wheels: {folder} lacks {', '.join(lacking[:SHOWN])}{more}. Make the bundle without --wheels first: its README.md "
+            "says how to fetch all that its requirements.txt names, and how to make the wheel of unias."
+        )
     return found
+
+
+def _lacking(wheels: Sequence[Path], packages: Mapping[str, Package]) -> list[str]:
+    """Packages without a wheel, unias and torch first; of unias any version will do, as the README asks for none."""
+    from packaging.utils import InvalidWheelFilename, parse_wheel_filename
+
+    there: set[tuple[str, str]] = set()
+    for wheel in wheels:
+        try:
+            name, version, _, _ = parse_wheel_filename(wheel.name)
+        except InvalidWheelFilename as error:
+            raise UsageError(
+                f"--wheels: {wheel} has no name of a wheel ({error}). Take it out, or fetch it again."
+            ) from error
+        there |= {(str(name), version.public), (str(name), "")}
+    pins = {name: "" if name == "unias" else package.version for name, package in packages.items()}
+    pins = {"unias": "", **pins}
+    lacking = [name for name, version in pins.items() if (name, _public(version)) not in there]
+    lacking.sort(key=lambda name: (name != "unias", name != "torch", name))
+    return [f"{name} {pins[name]}".strip() for name in lacking]
+
+
+def _public(version: str) -> str:
+    from packaging.version import Version
+
+    return Version(version).public if version else ""
 
 
 def _add(archive: zipfile.ZipFile, name: str, content: bytes | Path) -> None:

@@ -1,9 +1,9 @@
 """8 bits where they do not hurt: the OpenVINO graph quantised by NNCF, calibrated on good training photos alone.
 
-    training photos -> ranges          -> every layer alone in 8 bits, on other training photos and drawn defects
-                                       -> layers that may, layers that stay in float
-    training photos -> usual noise     of each product, by the 8-bit graph
-    held-out photos -> cuts            by the 8-bit graph; then the comparison with the trained model
+    training photos, some set aside -> ranges
+    those set aside -> every layer alone in 8 bits, on them and with drawn defects -> layers that may, layers that stay in float
+    training photos -> usual noise      of each product, by the 8-bit graph
+    held-out photos -> cuts             by the 8-bit graph (``cuts``); then the comparison with the trained model
 
 No labels, no test photos.
 """
@@ -21,14 +21,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from unias.calibration.cuts import lower_cut, rank_cut, unpromised
+from unias.calibration.cuts import lower_cut
 from unias.data.layouts import Sample
 from unias.errors import ExportError
 from unias.export import layers as parts
+from unias.export.cuts import Moved, median_ratio, moved, require_same
 from unias.export.graph import quiet
 from unias.export.layers import Layer
 from unias.export.openvino import to_openvino
-from unias.export.photos import Photos, read_inputs, spread, training_photos, with_defects
+from unias.export.photos import Photos, held_out_photos, read_inputs, set_aside, spread, training_photos, with_defects
 from unias.export.verify import Difference, compare, drawn_precision, maps_of
 from unias.inference.engines import ExportedDetector, ExportInfo, compile_openvino, output_names, to_pixels
 from unias.inference.predictor import score_of
@@ -38,10 +39,13 @@ from unias.maps.detector import Detector
 from unias.progress import Progress
 
 CALIBRATION = 120  # training photos that ranges are read off
-MEASURED = 20  # other training photos, and as many with a defect, that layers are measured on
+MEASURED = 20  # training photos set aside, and as many with a defect, that layers are measured on
 COMPARED = 24  # held-out photos, and as many with a defect, that the result is compared on
 STATISTICS = 60  # training photos a product, at most, that its usual noise is measured on (as in training)
-BATCH = 8
+SAME = 8  # held-out photos a product, at most, that are looked at for being what they were
+RATIO = 20  # training photos a product, at most, that tell how scores move where held-out photos do not
+FEW = 5  # held-out photos at hand below which training photos tell it too
+BATCH = 8  # photos, or views of them
 PRECISION_LIMIT = 0.5  # points of pixel average precision on drawn defects that 8 bits may cost
 MEAN_LIMIT = 0.15  # mean difference of the maps over their mean
 
@@ -62,15 +66,22 @@ class Quantizer:
     def __init__(self, stored: StoredModel, pixels: str, data: Path, progress: Progress) -> None:
         assert isinstance(stored.detector, Detector)
         self.stored = stored
-        self.trained = copy.deepcopy(stored.detector)
+        self.original = stored.detector
+        self.trained = copy.deepcopy(stored.detector)  # its statistics become those of the 8-bit graph
         self.info = ExportInfo("openvino", pixels, stored.detector.unias.levels)
         self.progress = progress
+        self.at_once = max(1, BATCH // stored.detector.tiling.views)
         self.training = training_photos(data, stored.products)
-        self.held_out = training_photos(data, stored.products, held_out=True)
+        self.held_out = held_out_photos(data, stored.products)
+        self.rest, aside = set_aside(self.training, MEASURED)
+        self.aside = [group for group in aside if group]
+        self.measured = spread(self.aside or self.training, MEASURED)
         self.source = data.name
 
     def run(self) -> Quantised:
-        """Raises ExportError where even the layers that bear it best cost more than is allowed."""
+        """Raises ExportError where even the layers that bear it best cost more than is allowed, DataError where a held-out photo
+        is another than it was."""
+        self._require_same()
         calibration = self._calibration()
         model = to_openvino(self.trained, self.info.pixels)
         chosen, measured = self._choose(model, calibration)
@@ -79,37 +90,44 @@ class Quantizer:
             self._refit(self._detector(quantised))
             quantised = self._quantise(to_openvino(self.trained, self.info.pixels), calibration, chosen)
         detector = self._detector(quantised)
-        products = self._cuts(detector)
+        cuts = self._cuts(detector)
         self.progress.say("comparing it with the trained model on held-out photos")
         held = with_defects(
-            spread(self.held_out, COMPARED),
+            spread([held or own for held, own in zip(self.held_out, self.training, strict=True)], COMPARED),
             self.stored.products,
             self.stored.config,
-            f"held-out photos of {self.source}, each also with a defect drawn in",
+            f"{'held-out' if all(self.held_out) else 'held-out or, where none is there, training'} photos of {self.source}, each "
+            "also with a defect drawn in",
         )
-        assert isinstance(self.stored.detector, Detector)
-        difference = compare(self.stored.detector, detector, held)
+        difference = compare(self.original, detector, held)
         require_close(difference)
-        return Quantised(quantised, products, self._report(chosen, measured, len(calibration)), difference)
+        report = self._report(chosen, measured, len(calibration), cuts)
+        return Quantised(quantised, tuple(cut.product for cut in cuts), report, difference)
 
     # --- which layers -------------------------------------------------------------------------------------
 
     def _calibration(self) -> list[dict[str, NDArray[Any]]]:
-        images = read_inputs(spread(self.training, CALIBRATION), self.stored.config)
-        pixels = to_pixels(torch.from_numpy(images), self.info.pixels)
-        return [{"pixels": row[None], "product": np.array([-1])} for row in pixels]
+        return [
+            {"pixels": self._pixels(read_inputs([sample], self.stored.config)), "product": np.array([-1])}
+            for sample in spread(self.rest, CALIBRATION)
+        ]
+
+    def _pixels(self, images: NDArray[np.float32]) -> NDArray[Any]:
+        return to_pixels(torch.from_numpy(images), self.info.pixels)
 
     def _choose(self, model: Any, calibration: Sequence[Any]) -> tuple[list[str], list[Layer]]:
         """Layers by what they cost for the time that they take; as many of them as stay within half of what is allowed."""
         names = list(parts.weighted_layers(model))
         self.progress.say(f"calibrating {len(names)} layers on {len(calibration)} good training photos")
+        if not self.aside:
+            self.progress.say(
+                "warning: no product has 3 training photos, so layers are measured on those that they are calibrated on"
+            )
         with quiet():
             fake = parts.with_fake_quantisers(model, calibration, names)
-        photos = with_defects(
-            spread(self.training, MEASURED, start=1), self.stored.products, self.stored.config, "training photos"
-        )
-        whole, _ = maps_of(self._detector(model), photos, known=True)
-        times = parts.float_times(model, to_pixels(torch.from_numpy(photos.images[:BATCH]), self.info.pixels))
+        photos = with_defects(self.measured, self.stored.products, self.stored.config, "training photos")
+        whole = self._maps(model, photos)
+        times = parts.float_times(model, self._pixels(photos.images[: self.at_once]))
         measured = []
         with self.progress.stage("layers in 8 bits, one by one", len(names)) as advance:
             for name in names:
@@ -127,9 +145,12 @@ class Quantizer:
                 many = middle - 1
         return [layer.name for layer in ranked[:few]], measured
 
+    def _maps(self, model: Any, photos: Photos) -> NDArray[Any]:
+        return maps_of(self._detector(model), photos, known=True, views=self.original.tiling.views)[0]
+
     def _cost(self, model: Any, photos: Photos, whole: NDArray[Any]) -> tuple[float, float]:
         """(mean difference over the mean, points of precision on drawn defects lost)."""
-        maps, _ = maps_of(self._detector(model), photos, known=True)
+        maps = self._maps(model, photos)
         before, after = (drawn_precision(values, photos.masks, photos.product) for values in (whole, maps))
         return float(np.abs(maps - whole).mean() / whole.mean()), before - after
 
@@ -158,45 +179,63 @@ class Quantizer:
             self.trained.statistics.fit_levels(place, levels, self.trained.local, config.local_spread)
 
     @torch.inference_mode()
-    def _cuts(self, detector: ExportedDetector) -> tuple[ProductInfo, ...]:
-        """Cuts among each product's held-out photos, and lower cuts, by the graph that will be used."""
-        products = []
-        wishes = self.stored.config.calibration
+    def _cuts(self, detector: ExportedDetector) -> list[Moved]:
+        """Cuts by the graph that will be used (``cuts.moved``), and lower cuts."""
+        found = []
         for place, (product, samples) in enumerate(zip(self.stored.products, self.held_out, strict=True)):
-            scores: list[float] = []
-            for _, images in self._batches(samples, f"cut of {product.name}"):
-                maps = detector(images, torch.full((len(images),), place))
-                arrays = maps.anomaly_map.numpy()
-                scores += [score_of(maps, row, one, product) for row, one in enumerate(arrays)]
-            wished = product.cut.promise.wished
-            honest = bool(product.held_out) and not product.folded  # never rank against photos that were learned from
-            cut = rank_cut(scores, wished) if honest else unpromised(max(scores), wished)
+            scores = self._scores(detector, place, samples, f"cut of {product.name}")
+            at_hand = {sample.key: score for sample, score in zip(samples, scores, strict=True)}
+            known = dict(zip(product.held_out, product.held_out_scores, strict=True))
+            pairs = [(known[key], score) for key, score in at_hand.items()]
+            if len(pairs) < FEW and (product.missed_scores or not pairs or len(pairs) < len(known)):
+                some = spread([self.training[place]], RATIO)
+                before = self._scores(self.original, place, some, f"{product.name} by the trained model")
+                pairs += zip(before, self._scores(detector, place, some, f"{product.name} in 8 bits"), strict=True)
+            cut = moved(product, at_hand, median_ratio(pairs))
+            for line in cut.lines():
+                self.progress.say(line)
             good = [
                 detector(images, torch.full((len(images),), place)).anomaly_map.numpy()
                 for _, images in self._batches(
                     spread([self.training[place]], STATISTICS), f"usual maps of {product.name}"
                 )
             ]
-            lower = lower_cut(np.concatenate(good), wishes.lower_quantile)
-            held = tuple(sample.key for sample in samples) if honest else ()
-            products.append(
-                dataclasses.replace(
-                    product, cut=cut, lower=lower, held_out=held, held_out_scores=tuple(scores) if held else ()
-                )
-            )
-        return tuple(products)
+            lower = lower_cut(np.concatenate(good), self.stored.config.calibration.lower_quantile)
+            found.append(dataclasses.replace(cut, product=dataclasses.replace(cut.product, lower=lower)))
+        return found
+
+    def _require_same(self) -> None:
+        """Held-out photos are looked at before the minutes that layers take."""
+        for place, (product, samples) in enumerate(zip(self.stored.products, self.held_out, strict=True)):
+            some = spread([samples], SAME)
+            require_same(product, some, self._scores(self.original, place, some, f"held-out {product.name}"))
+
+    @torch.inference_mode()
+    def _scores(
+        self, detector: Detector | ExportedDetector, place: int, samples: Sequence[Sample], name: str
+    ) -> list[float]:
+        """What a product's photos are judged by, in their order."""
+        scores: list[float] = []
+        for _, images in self._batches(samples, name) if samples else ():
+            maps = detector(images, torch.full((len(images),), place))
+            arrays = maps.anomaly_map.float().numpy()
+            scores += [score_of(maps, row, one, self.stored.products[place]) for row, one in enumerate(arrays)]
+        return scores
 
     def _batches(self, samples: Sequence[Sample], name: str) -> Iterator[tuple[Sequence[Sample], torch.Tensor]]:
         with self.progress.stage(name, len(samples)) as advance:
-            for start in range(0, len(samples), BATCH):
-                some = samples[start : start + BATCH]
+            for start in range(0, len(samples), self.at_once):
+                some = samples[start : start + self.at_once]
                 yield some, torch.from_numpy(read_inputs(some, self.stored.config))
                 advance(len(some))
 
-    def _report(self, chosen: Sequence[str], measured: Sequence[Layer], calibrated: int) -> dict[str, Any]:
+    def _report(
+        self, chosen: Sequence[str], measured: Sequence[Layer], calibrated: int, cuts: Sequence[Moved]
+    ) -> dict[str, Any]:
         return {
             "calibration_photos": calibrated,
-            "measured_photos": 2 * MEASURED,
+            "measured_photos": 2 * len(self.measured),
+            "moved": [line for cut in cuts for line in cut.lines()],
             "int8": [dataclasses.asdict(layer) for layer in measured if layer.name in chosen],
             "float": [dataclasses.asdict(layer) for layer in measured if layer.name not in chosen],
         }
@@ -226,6 +265,8 @@ def describe(report: dict[str, Any]) -> list[str]:
         f"{len(report['int8'])} layers compute in 8 bits, calibrated on {report['calibration_photos']} good training photos. "
         "Statistics and cuts were measured again with the 8-bit graph.",
         "",
+        *(f"- {line}" for line in report.get("moved", [])),
+        *([""] if report.get("moved") else []),
     ]
     if report["float"]:
         lines += [

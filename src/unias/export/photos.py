@@ -16,6 +16,7 @@ from unias.config import Config
 from unias.data.decode import Photo, load_input, read_photo, to_display
 from unias.data.defects import draw_defect
 from unias.data.layouts import Sample, scan
+from unias.data.split import spaced
 from unias.data.textures import TEXTURES, texture
 from unias.errors import DataError
 from unias.inference.products import ProductInfo
@@ -45,22 +46,35 @@ class Photos:
         return len(self.images)
 
 
-def training_photos(data: Path | str, products: Sequence[ProductInfo], held_out: bool = False) -> list[list[Sample]]:
-    """The good photos of each product that the model was trained on (or those held out), found again in the data folder.
+def training_photos(data: Path | str, products: Sequence[ProductInfo]) -> list[list[Sample]]:
+    """The good photos of each product that the model was trained on, found again in the data folder.
 
     Raises DataError where a product has none of them there.
     """
-    by_key = {sample.key: sample for sample in scan(data).samples}
-    found = []
-    for product in products:
-        keys = product.held_out if held_out and product.held_out else product.train
-        own = [by_key[key] for key in keys if key in by_key]
+    found = _named(data, products, [product.train for product in products])
+    for product, own in zip(products, found, strict=True):
         if not own:
             raise DataError(
-                f"{data}: holds none of the {len(keys)} good photos of {product.name} that the model was made with. Give "
-                "--data the folder that it was trained on."
+                f"{data}: holds none of the {len(product.train)} good photos of {product.name} that the model was made with. "
+                "Give --data the folder that it was trained on."
             )
-        found.append(own)
+    return found
+
+
+def held_out_photos(data: Path | str, products: Sequence[ProductInfo]) -> list[list[Sample]]:
+    """The same of the photos that were held out: those that are there, maybe none (what ``unias calibrate --good`` added lies
+    elsewhere), and none of a product whose model learned from them (``--folds``)."""
+    return _named(data, products, [() if product.folded else product.held_out for product in products])
+
+
+def _named(data: Path | str, products: Sequence[ProductInfo], wanted: Sequence[Sequence[str]]) -> list[list[Sample]]:
+    """Training photos by their keys, product by product; those that are not there are left out."""
+    there, names = scan(data).train(), {product.name for product in products}
+    found = []
+    for product, keys in zip(products, wanted, strict=True):
+        # Keys of flat folders are bare names: one of another product is not this one's. (Groups have names of their own.)
+        by_key = {sample.key: sample for sample in there if sample.product not in names - {product.name}}
+        found.append([by_key[key] for key in keys if key in by_key])
     return found
 
 
@@ -76,17 +90,24 @@ def good_photos(data: Path | str, products: Sequence[ProductInfo]) -> list[list[
     return found
 
 
-def spread(groups: Sequence[Sequence[Sample]], count: int, start: int = 0) -> list[Sample]:
-    """About ``count`` of them, evenly from each group and over its length; ``start`` moves to the photos in between."""
+def spread(groups: Sequence[Sequence[Sample]], count: int) -> list[Sample]:
+    """About ``count`` of them, as many from each group as it has, evenly spaced over its length."""
     share = max(1, round(count / len(groups)))
-    chosen: list[Sample] = []
+    chosen = [group[place] for group in groups for place in spaced(len(group), share)]
+    return [chosen[place] for place in spaced(len(chosen), count)]
+
+
+def set_aside(groups: Sequence[Sequence[Sample]], count: int) -> tuple[list[list[Sample]], list[list[Sample]]]:
+    """(groups without those set aside, those set aside): about ``count`` evenly spaced photos, no more than a third of a group,
+    so none of a group of fewer than 3."""
+    share = max(1, round(count / len(groups)))
+    rest: list[list[Sample]] = []
+    aside: list[list[Sample]] = []
     for group in groups:
-        step = max(1, len(group) // share)
-        first = start * step // 2 % len(group)
-        chosen += (list(group[first:]) + list(group[:first]))[::step][:share]
-    if len(chosen) <= count:
-        return chosen
-    return [chosen[int(place)] for place in np.linspace(0, len(chosen) - 1, count).round()]
+        places = {int(place) for place in spaced(len(group), min(share, len(group) // 3))}
+        aside.append([sample for place, sample in enumerate(group) if place in places])
+        rest.append([sample for place, sample in enumerate(group) if place not in places])
+    return rest, aside
 
 
 def read_inputs(samples: Sequence[Sample], config: Config) -> NDArray[np.float32]:

@@ -110,7 +110,7 @@ def export_model(
         raise UsageError(f"{source}: is an export already. Export the trained model that it was made from.")
     if int8 and isinstance(trained, SystemDetector):
         raise UsageError(f"--int8: is for UniAS's own models, and {source} is of {trained.system.name}. Leave it out.")
-    photos = _photos(stored, data, progress)
+    photos = _photos(stored, data, pixels, progress)
     kind = _pixels(pixels, stored, photos)
     levels = levels_of(trained)
     with writing_folder(home) as temporary:
@@ -149,9 +149,14 @@ def _check_wish(to: str, int8: bool, data: Path | str | None, pixels: str) -> No
         )
 
 
-def _photos(stored: StoredModel, data: Path | str | None, progress: Progress) -> Photos:
+def _photos(stored: StoredModel, data: Path | str | None, pixels: str, progress: Progress) -> Photos:
     if data is None:
-        progress.say("warning: compared on drawn textures. Give --data PHOTOS to compare on photos of the products.")
+        deep = ""
+        if pixels == "auto" and stored.config.bits is None:
+            deep = ", and the graph takes 8-bit pixels: it refuses photos of more bits (--pixels float32 takes them)"
+        progress.say(
+            f"warning: compared on drawn textures{deep}. Give --data PHOTOS to compare on photos of the products."
+        )
         return drawn_pictures(CHECKED, stored.config)
     samples = spread(good_photos(data, stored.products), CHECKED)
     return with_defects(

@@ -17,7 +17,7 @@ from unias.inference.engines import ExportedDetector, to_pixels
 from unias.maps.detector import Detector
 from unias.systems.detector import SystemDetector
 
-BATCHES = (1, 3, 8)  # every size that is tried, so that the number of photos is proven to be free
+BATCHES = (1, 3, 8)  # photos, or views of them: every size that is tried, so that their number is proven to be free
 FLOAT_LIMIT = 1e-4  # largest difference of any photo's map over the map's largest value
 
 
@@ -61,21 +61,22 @@ class Difference:
 
 
 def maps_of(
-    detector: Detector | SystemDetector | ExportedDetector, photos: Photos, known: bool
+    detector: Detector | SystemDetector | ExportedDetector, photos: Photos, known: bool, views: int = 1
 ) -> tuple[NDArray[Any], NDArray[Any]]:
-    """(anomaly maps (n, S, S), product (n,), -1 = none that is known), in batches of 8 in turn with smaller ones."""
-    return answers_of(detector, photos, known)[:2]
+    """(anomaly maps (n, S, S), product (n,), -1 = none that is known), in batches of 8 in turn with smaller ones, fewer where a
+    photo is cut into ``views``."""
+    return answers_of(detector, photos, known, views)[:2]
 
 
 @torch.inference_mode()
 def answers_of(
-    detector: Detector | SystemDetector | ExportedDetector, photos: Photos, known: bool
+    detector: Detector | SystemDetector | ExportedDetector, photos: Photos, known: bool, views: int = 1
 ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
     """The same and the scores (n,): the maps' highest values, or a system's own."""
     maps: list[NDArray[Any]] = []
     products: list[NDArray[Any]] = []
     scores: list[NDArray[Any]] = []
-    for start, stop in batches(len(photos)):
+    for start, stop in batches(len(photos), views):
         images = torch.from_numpy(photos.images[start:stop]).to(detector.device)
         product = torch.from_numpy(photos.product[start:stop]).to(detector.device) if known else None
         given = detector(images, product)
@@ -86,21 +87,23 @@ def answers_of(
     return np.concatenate(maps), np.concatenate(products), np.concatenate(scores)
 
 
-def batches(count: int) -> list[tuple[int, int]]:
-    """Cuts of 0 .. count into 1, 3, 8, 8, 8 ..."""
-    edges, sizes = [0], list(BATCHES)
+def batches(count: int, views: int = 1) -> list[tuple[int, int]]:
+    """Cuts of 0 .. count into 1, 3, 8, 8, 8 ...; where photos are cut into ``views``, sizes that hold as many views, but 2 photos
+    at the least after the first."""
+    edges, sizes = [0], [1, *(max(min(2, size), size // views) for size in BATCHES[1:])]
     while edges[-1] < count:
-        edges.append(min(count, edges[-1] + (sizes.pop(0) if sizes else BATCHES[-1])))
+        edges.append(min(count, edges[-1] + (sizes.pop(0) if len(sizes) > 1 else sizes[0])))
     return list(itertools.pairwise(edges))
 
 
 def compare(trained: Detector | SystemDetector, exported: ExportedDetector, photos: Photos) -> Difference:
     """Both on the same photos: products found by each itself, maps by the products that are known (or were found)."""
-    own, found, own_scores = answers_of(trained, photos, known=False)
-    theirs, found_theirs, their_scores = answers_of(exported, photos, known=False)
+    views = trained.tiling.views if isinstance(trained, Detector) else 1
+    own, found, own_scores = answers_of(trained, photos, known=False, views=views)
+    theirs, found_theirs, their_scores = answers_of(exported, photos, known=False, views=views)
     if (photos.product >= 0).all():
-        own, _, own_scores = answers_of(trained, photos, known=True)
-        theirs, _, their_scores = answers_of(exported, photos, known=True)
+        own, _, own_scores = answers_of(trained, photos, known=True, views=views)
+        theirs, _, their_scores = answers_of(exported, photos, known=True, views=views)
     _check_outputs(exported, photos, theirs.shape)
     apart = np.abs(own.astype(np.float64) - theirs)
     top, score = own.max(axis=(1, 2)), np.abs(own_scores.astype(np.float64) - their_scores)

@@ -1,8 +1,8 @@
 """A graph of ``torch.export`` on disk, written and read without pickle.
 
-torch's own reader unpickles what a .pt2 file tells it to, resolves any function of ``torch`` by name and evaluates
-expressions, so a foreign file could run code. ``read_program`` looks first: weights as plain bytes, no example inputs, no
-operator but torch's tensor operators, no expression but sums of sizes.
+torch's own reader unpickles what a .pt2 file tells it to, resolves any function of ``torch`` by name, evaluates expressions
+and writes names of inputs into Python that it runs, so a foreign file could run code. ``read_program`` looks first: weights as
+plain bytes, no example inputs, no operator but torch's tensor operators, no expression but sums of sizes, no name that is none.
 """
 
 from __future__ import annotations
@@ -31,11 +31,14 @@ OPERATORS = re.compile(
 SIZES = re.compile(
     r"(Symbol\('[su]\d+'(, (positive|nonnegative|integer)=True)*\)|Integer\(-?\d+\)|Add|Mul|Max|Min|[su]\d+|[\d+\-*/(), ])*"
 )
+NAMES = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 
 
 def write_program(program: ExportedProgram, path: Path) -> None:
-    """Without the example inputs, which torch would pickle."""
+    """Without the example inputs, which torch would pickle, and conditions on inputs, which it would keep as Python code."""
     program.example_inputs = None
+    if getattr(program, "_guards_code", None):
+        program._guards_code = []
     torch.export.save(program, path)
     check_plain(path)
 
@@ -60,7 +63,10 @@ def check_plain(path: Path) -> None:
 
 
 def _faults(archive: zipfile.ZipFile) -> Iterator[str]:
-    entries = {name.partition("/")[2]: name for name in archive.namelist()}
+    names = archive.namelist()
+    entries = {name.partition("/")[2]: name for name in names}
+    if len({name.partition("/")[0] for name in names}) != 1 or len(entries) != len(names):
+        yield "it holds a file twice"  # torch could read another copy than the one that is looked at
     for inner, name in entries.items():
         if not PLAIN_FILES.fullmatch(inner):
             yield f"it holds {name}"
@@ -71,9 +77,14 @@ def _faults(archive: zipfile.ZipFile) -> Iterator[str]:
         for name, entry in payload["config"].items():
             if entry["use_pickle"] or not re.fullmatch(prefix + r"\d+", entry["path_name"]):
                 yield f"{name} is pickled"
-    for key, value in _strings(json.loads(archive.read(entries["models/model.json"]))):
+    model = json.loads(archive.read(entries["models/model.json"]))
+    if model.get("guards_code"):
+        yield "it holds conditions as Python code"
+    for key, value in _strings(model):
         if key == "target" and not OPERATORS.fullmatch(value):
             yield f"it calls {value}"
+        if key in ("name", "as_name") and not NAMES.fullmatch(value):
+            yield f"it names something {value!r}"
         if key == "expr_str" and not SIZES.fullmatch(value):
             yield f"it evaluates {value}"
 

@@ -19,7 +19,6 @@ import torch
 from numpy.typing import NDArray
 
 from unias.calibration.cuts import Cut, lowered_cut, rank_cut, unpromised
-from unias.data.decode import load_input
 from unias.data.masks import read_mask, resize_mask
 from unias.errors import DataError, UsageError
 from unias.files import sha256
@@ -310,9 +309,10 @@ def scored(
 ) -> Any:
     """Batches of (path, product's place, whether it is known, score); ``place`` None = recognised."""
     with progress.stage(word, len(paths)) as advance:
-        for start in range(0, len(paths), BATCH):
-            some = paths[start : start + BATCH]
-            images = np.stack([load_input(path, model.config.input_size, model.config.bits)[0] for path in some])
+        at_once = max(1, BATCH // model.config.tiling.views)
+        for start in range(0, len(paths), at_once):
+            some = paths[start : start + at_once]
+            images = np.stack([model.decode(path).pixels for path in some])
             told = None if place is None else torch.full((len(some),), place, device=model.detector.device)
             with torch.inference_mode():
                 maps = model.detector(torch.from_numpy(images).to(model.detector.device), told)

@@ -213,6 +213,11 @@ def check_manifest(home: Path) -> dict[str, str]:
         version, files = content["format"], dict(content["files"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{manifest}: cannot be read. Copy the model folder again.") from error
+    odd = [name for name in files if Path(name).name != name or "\\" in name or name in ("", ".", "..")]
+    if odd:
+        raise DataError(
+            f"{manifest}: names {odd[0]!r}, which is no file of this folder: not opened. Copy the model folder again."
+        )
     if version != FORMAT_VERSION:
         raise DataError(
             f"{manifest}: format version {version}, this unias reads {FORMAT_VERSION}. Use the unias release that wrote the "

@@ -128,6 +128,7 @@ def _evaluate_into(
     progress: Progress,
 ) -> dict[str, Any]:
     known = {product.name: product.cut for product in model.products}
+    folded = {product.name for product in model.products if product.folded}
     classes: dict[str, dict[str, float]] = {}
     figures: dict[str, dict[str, dict[str, float]]] = {name: {} for name in parts}
     products: list[ProductReport] = []
@@ -154,10 +155,12 @@ def _evaluate_into(
                 if chosen.any():
                     figures[part][name] = stream.figures(chosen).values
             limit = stream.cut if stream.cut is not None else float("nan")
-            worst = failures(stream.is_defect, stream.image_scores, limit, traces)
+            worst = failures(stream.is_defect, stream.image_scores, limit, traces, stream.failed)
             failed[name] = [{"photo": samples[one.place].key, "why": one.why, "badness": one.badness} for one in worst]
             if name in known:
-                kept[name] = promise_figures(known[name], stream.is_defect, stream.failed, stream.image_scores)
+                kept[name] = promise_figures(
+                    known[name], stream.is_defect, stream.failed, stream.image_scores, name in folded
+                )
             if page:
                 masked = dataset.has_masks(name)
                 products.append(_product_report(model, name, samples, stream, found, masked, worst))
@@ -209,7 +212,7 @@ def predict_class(
     samples = dataset.test(name)
     side = model.config.input_size
     masked = dataset.has_masks(name)
-    recognised = unknown = 0
+    recognised = unknown = vanished = 0
     need = 4 * side * side * len(samples)
     if need > MEMORY:
         progress.say(f"{name}: {need / 1e9:.1f} GB of maps lie in a temporary file in the output folder for the while.")
@@ -220,9 +223,11 @@ def predict_class(
             mask = None
             if masked:
                 mask = _mask(sample, result.size, (side, side) if size == "model" else result.size)
-                lost = sample.mask is not None and not sample.is_good and not mask.any()
-                if lost and not _mask(sample, result.size, result.size).any():  # empty, not only too small
-                    progress.say(f"warning: {sample.mask}: the mask of a defect photo is empty.")
+                if sample.mask is not None and not sample.is_good and not mask.any():
+                    if _mask(sample, result.size, result.size).any():  # too small, not empty
+                        vanished += 1
+                    else:
+                        progress.say(f"warning: {sample.mask}: the mask of a defect photo is empty.")
             stream.add(
                 result.model_map[None],
                 None if mask is None else mask[None],
@@ -238,6 +243,11 @@ def predict_class(
             recognised += result.product == name
             unknown += not result.product_known
             advance()
+    if vanished:
+        progress.say(
+            f"warning: {name}: the marked defects of {vanished} photos are too small to be seen at {side} pixels: these photos "
+            "are in no Dice of defective photos. --size original counts them."
+        )
     return recognised / len(samples), unknown / len(samples)
 
 
@@ -287,7 +297,7 @@ def _product_report(
     return ProductReport(
         name,
         found.values,
-        cases(select_cases(is_defect, scores, limit, dice)),
+        cases(select_cases(is_defect, scores, stream.failed, dice)),
         scores[~is_defect],
         scores[is_defect],
         limit,

@@ -16,10 +16,12 @@ from numpy.typing import NDArray
 
 NEAR = 8  # pixels round a true region that belong to it here: maps are smooth, and edges of masks are rough
 TINY = 1e-12
+LEAST = 1e-6  # badness of a verdict that is wrong for another reason than its score
 
 MISSED = "missed: the defect stays below the cut"
 ELSEWHERE = "false alarm on background: another place stands out more than the defect"
 FALSE_ALARM = "false alarm: a good photo above the cut"
+STRANGER = "false alarm: a good photo that was taken for no known product, or for another"
 DOUBTFUL_GOOD = "label doubtful: a good photo that looks worse than most defective ones"
 DOUBTFUL_DEFECT = "label doubtful: nothing stands out where the truth marks a defect"
 
@@ -53,16 +55,21 @@ def traced(anomaly_map: NDArray[np.float32], mask: NDArray[np.bool_] | None) -> 
 
 
 def failures(
-    is_defect: NDArray[np.bool_], scores: NDArray[np.float64], cut: float, traces: Sequence[Trace], count: int = 10
+    is_defect: NDArray[np.bool_],
+    scores: NDArray[np.float64],
+    cut: float,
+    traces: Sequence[Trace],
+    failed: NDArray[np.bool_],
+    count: int = 10,
 ) -> list[Failure]:
     """The worst photos first, at most ``count``, and only those that went wrong.
 
-    A good photo went wrong where its score is above the cut; a defective one where its defect (its score, without a mask) stays
-    below the cut or below another place of the same photo. Scores are what verdicts rest on, maps what is marked; both are on the
-    scale of ``cut``.
+    A good photo went wrong where it failed; a defective one where it passed, or where another place of it stands out more than
+    its defect. Scores and maps are on the scale of ``cut``; a verdict can rest on something else: on no known product, on another
+    product's cut.
 
     Args:
-        is_defect, scores: (N,). traces: one a photo.
+        is_defect, scores, failed: (N,), truth, scores, verdicts. traces: one a photo.
     """
     if math.isnan(cut) or not len(scores):
         return []
@@ -71,18 +78,18 @@ def failures(
     for index, trace in enumerate(traces):
         score = float(scores[index])
         if not is_defect[index]:
-            bad = _log(score, cut)
-            why = DOUBTFUL_GOOD if score > usual_defect else FALSE_ALARM
-        else:
-            seen = score if math.isnan(trace.inside) else trace.inside
-            elsewhere = 0.0 if math.isnan(trace.inside) else trace.outside
-            bad = _log(max(cut, elsewhere), seen)
-            if seen <= trace.usual:
-                why = DOUBTFUL_DEFECT
-            else:
-                why = ELSEWHERE if elsewhere > seen and elsewhere > cut else MISSED
-        if bad > 0:
-            found.append(Failure(index, why, bad))
+            if failed[index]:
+                why = FALSE_ALARM if score > cut else STRANGER
+                why = DOUBTFUL_GOOD if score > max(usual_defect, cut) else why
+                found.append(Failure(index, why, max(LEAST, _log(score, cut))))
+            continue
+        seen = score if math.isnan(trace.inside) else trace.inside
+        elsewhere = 0.0 if math.isnan(trace.inside) else trace.outside
+        misled = elsewhere > seen and elsewhere > cut
+        bad = _log(max(cut, elsewhere), seen)
+        if not failed[index] or (misled and bad > 0):
+            why = DOUBTFUL_DEFECT if seen <= trace.usual else ELSEWHERE if misled else MISSED
+            found.append(Failure(index, why, max(LEAST, bad)))
     return sorted(found, key=lambda one: (-one.badness, one.place))[:count]
 
 

@@ -105,15 +105,14 @@ class Pick:
 def select_cases(
     is_defect: NDArray[np.bool_],
     image_scores: NDArray[Any],
-    cut: float,
+    failed: NDArray[np.bool_],
     dice: NDArray[Any] | None = None,
     count: int = 3,
 ) -> list[Pick]:
     """Choose the photos to show: worst and best defective ones, and the good ones with the highest scores.
 
     Args:
-        is_defect, image_scores: (N,).
-        cut: a photo fails where its score is above it.
+        is_defect, image_scores: (N,). failed: (N,), the verdicts.
         dice: (N,), Dice at the cut; None without masks, then the score alone ranks. Ties go by score.
         count: how many a group at most; no photo is in two groups.
 
@@ -121,7 +120,6 @@ def select_cases(
         The worst defective photos first ("missed" where the cut passes them, else "worst"), then the best ("best"),
         then good ones ("false alarm" where the cut fails them, else "good, highest score").
     """
-    failed = np.asarray(image_scores) > cut
     first = np.zeros(len(is_defect)) if dice is None else np.nan_to_num(np.asarray(dice, dtype=np.float64))
     rank = np.lexsort((np.arange(len(is_defect)), image_scores, first))  # worst first
     defective = [int(i) for i in rank if is_defect[i]]

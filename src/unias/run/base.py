@@ -227,13 +227,15 @@ class TrainingRun:
         rows = (
             [] if isinstance(self.trained, Pixels) else turned_rows(self.trained.samples, self.augmentation, self.every)
         )
-        if not self.trained.fits_cache(len(rows)):
-            return
-        self.trained.fill("features of training photos")
+        more: list[Features] = []
         if rows:
             samples, turns = [self.trained.samples[index] for index, _ in rows], [turn for _, turn in rows]
-            more = Features(samples, self.backbone, self.config, self.device, self.progress, turns)
-            arrays = more.fill("features of turned photos")
+            more = [Features(samples, self.backbone, self.config, self.device, self.progress, turns)]
+        if not self.trained.fits_cache(*more):
+            return
+        self.trained.fill("features of training photos")
+        for features in more:
+            arrays = features.fill("features of turned photos")
             views = self.config.tiling.views
             self.turned = TurnedFeatures(arrays, self.trained.samples, self.augmentation, views, self.every)
 

@@ -8,17 +8,18 @@ is weaker (cross-conformal: on average at most about twice the rate), and the cu
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
 
 from unias.config import Config
 from unias.data.layouts import Sample
-from unias.errors import UsageError
+from unias.errors import Interrupted, UsageError
 from unias.progress import Progress
 from unias.run.base import Split, TrainingRun
 
@@ -57,12 +58,13 @@ def fold_splits(samples: Sequence[Sample], folds: int, seed: int) -> list[Split]
     return splits
 
 
-def shared(config: Config, folds: int) -> Config:
-    """Each of the K + 1 trainings gets its part of the minutes; steps and epochs are each training's own."""
+def shared(config: Config, folds: int, spent: float = 0.0) -> Config:
+    """Each of the K + 1 trainings gets its part of the minutes that are left of ``spent``; steps and epochs are each training's
+    own."""
     if config.train.minutes is None:
         return config
-    train = dataclasses.replace(config.train, minutes=config.train.minutes / (folds + 1))
-    return dataclasses.replace(config, train=train)
+    left = max(config.train.minutes - spent, 0.01)
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, minutes=left / (folds + 1)))
 
 
 def out_of_fold(build: Build, splits: Sequence[Split], config: Config, home: Path, progress: Progress) -> Scores:
@@ -76,3 +78,14 @@ def out_of_fold(build: Build, splits: Sequence[Split], config: Config, home: Pat
             for info in run.calibrate(detector):
                 found.setdefault(info.name, {}).update(zip(info.held_out, info.held_out_scores, strict=True))
     return found
+
+
+@contextlib.contextmanager
+def without_resume(home: Path) -> Iterator[None]:
+    """An interrupted training's error says to go on with --resume, which folds do not know: here it says what to do."""
+    try:
+        yield
+    except Interrupted as error:
+        raise Interrupted(
+            f"training with --folds was interrupted; it cannot be gone on with. Remove {home} and run the same command again."
+        ) from error

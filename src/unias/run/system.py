@@ -21,7 +21,7 @@ from unias.inference.store import build_system
 from unias.maps.statistics import pool
 from unias.progress import Progress
 from unias.run.base import STATISTICS_PHOTOS, TrainingRun
-from unias.runtime import keep_freed_memory, pick_precision, seed_everything
+from unias.runtime import clock, keep_freed_memory, pick_precision, seed_everything
 from unias.systems.base import System
 from unias.systems.detector import SystemDetector
 from unias.systems.registry import find, title
@@ -109,12 +109,12 @@ class SystemRun(TrainingRun):
         a_photo = 0.0
         with torch.inference_mode():
             for _ in range(2):  # the second time counts: the first one warms up
-                began = time.monotonic()
+                began = clock(self.device)
                 detector(next(few.images("")), first)
-                between = time.monotonic()
+                between = clock(self.device)
                 self.backbone(next(few.images("")))
-                a_backbone = (time.monotonic() - between) / len(few.samples)
-                a_photo = (time.monotonic() - began) / len(few.samples)
+                now = clock(self.device)
+                a_backbone, a_photo = (now - between) / len(few.samples), (now - began) / len(few.samples)
         detector.system.train(training)
         unseen = len(self.trained.samples) if isinstance(self.trained, Pixels) or self.trained.arrays is None else 0
         return (len(self.held.samples) + len(self._some())) * a_photo + unseen * a_backbone + 4.0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from unias.maps.fusion import Rule
 from unias.maps.levels import to_input_size
 from unias.progress import Progress
 from unias.run.base import STATISTICS_PHOTOS, TrainingRun
-from unias.runtime import keep_freed_memory, seed_everything
+from unias.runtime import clock, keep_freed_memory, seed_everything
 from unias.training.features import Features, fit_standardize
 from unias.training.loop import Outcome
 from unias.training.task import UniASTask
@@ -85,13 +84,12 @@ class UniASRun(TrainingRun):
             first = torch.zeros(len(few.samples), dtype=torch.long, device=self.device)
             a_photo = a_backbone = 0.0
             for _ in range(2):  # the second time counts: the first one warms up
-                began = time.monotonic()
+                began = clock(self.device)
                 batch = next(few.batches(""))
                 photos = min(few.at_once, len(few.samples))
-                a_backbone = (time.monotonic() - began) / photos
-                began = time.monotonic()
+                between = clock(self.device)
                 detector.from_features(batch, first[:photos])
-                a_photo = (time.monotonic() - began) / photos
+                a_backbone, a_photo = (between - began) / photos, (clock(self.device) - between) / photos
         detector.unias.train(training)
         choices = len(set(self.products) - set(self.chosen))
         a_drawn = VARIANTS * (a_photo + a_backbone + RULES_SECONDS) * choices

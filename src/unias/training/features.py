@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import functools
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from unias.backbones.timm_backbone import FrozenBackbone
 from unias.config import LEVELS, STRIDES, Config
-from unias.data.cache import Arrays, bytes_needed, cache_root, content_key, open_entry, write_entry
+from unias.data.cache import Arrays, bytes_needed, cache_root, content_key, open_entry, room, write_entry
 from unias.data.decode import load_input
 from unias.data.layouts import Sample
 from unias.data.transforms import turned
@@ -22,6 +22,7 @@ from unias.files import ensure_folder, sha256_of_tensors
 from unias.maps.tiling import unfolded
 from unias.model.filters import Standardize
 from unias.progress import Progress
+from unias.runtime import decoders
 
 BATCH = 8
 
@@ -58,13 +59,13 @@ class Features:
         size = self.config.size
         return {k: (self.backbone.channels[k], size // STRIDES[k], size // STRIDES[k]) for k in LEVELS}
 
-    def fits_cache(self, more: int = 0) -> bool:
-        """Whether cache entries of these photos and ``more`` stay within the bound and the free disk; says so where not."""
-        count = len(self.samples) + more
-        needed, root = bytes_needed(count * self.tiling.views, self.shapes()), cache_root()
-        wanted = (
-            f"the features of {count} photos{', turned ones among them,' if more else ''} need {needed / 2**30:.1f} GiB"
-        )
+    def fits_cache(self, *others: Features) -> bool:
+        """Whether cache entries of these photos and of ``others`` stay within the bound and the disk, where those that are there
+        already take nothing; says so where not."""
+        parts, root = (self, *others), cache_root()
+        count = sum(len(part.samples) for part in parts)
+        needed = sum(part.entry_bytes for part in parts)
+        wanted = f"the features of {count} photos{', turned ones among them,' if others else ''} need {needed / 2**30:.1f} GiB"
         if needed > self.config.train.cache_gib * 2**30:
             self.progress.say(
                 f"{wanted}, more than cache_gib allows: they are computed anew at every step, which is slower."
@@ -72,21 +73,28 @@ class Features:
             return False
         try:
             ensure_folder(root)
-            free = shutil.disk_usage(root).free
-        except (DataError, OSError):
+        except DataError:
             self.progress.say(
                 f"cache {root} cannot be written (set UNIAS_CACHE): features are computed anew at every step."
             )
             return False
-        if needed > 0.95 * free:
+        missing = sum(part.entry_bytes for part in parts if part._entry() is None)
+        free = room(spared=[part.key for part in parts])
+        if missing > free:
             self.progress.say(
-                f"{wanted}, {root} has {free / 2**30:.1f} GiB free: they are computed anew at every step."
+                f"{wanted}, {root} has room for {free / 2**30:.1f}: they are computed anew at every step."
             )
             return False
         return True
 
-    def fill(self, name: str) -> Arrays:
-        """Open the cache entry, computing it first where it is not there."""
+    @property
+    def entry_bytes(self) -> int:
+        """What the cache entry of these photos takes."""
+        return bytes_needed(len(self.samples) * self.tiling.views, self.shapes())
+
+    @functools.cached_property
+    def key(self) -> str:
+        """The cache entry's name: photos, turns, views, backbone. Raises DataError for a photo that cannot be read."""
         settings: dict[str, object] = {
             "size": self.config.size,
             "bits": self.config.bits,
@@ -94,12 +102,19 @@ class Features:
             **({"tiles": [self.tiling.grid, self.tiling.overlap]} if self.tiling.views > 1 else {}),
             **self._origin(),
         }
-        key = content_key([sample.path for sample in self.samples], settings)
-        rows = len(self.samples) * self.tiling.views
-        arrays = open_entry(key, rows, self.shapes())
+        with self.progress.stage("comparing photos with the cache", len(self.samples)) as advance:
+            return content_key([sample.path for sample in self.samples], settings, advance)
+
+    def _entry(self) -> Arrays | None:
+        return open_entry(self.key, len(self.samples) * self.tiling.views, self.shapes())
+
+    def fill(self, name: str) -> Arrays:
+        """Open the cache entry, computing it first where it is not there."""
+        arrays = self._entry()
         if arrays is None:
+            rows, bound = len(self.samples) * self.tiling.views, int(self.config.train.cache_gib * 2**30)
             batches = ({k: v.cpu().numpy() for k, v in batch.items()} for batch in self._compute(name))
-            arrays = write_entry(key, rows, self.shapes(), batches, int(self.config.train.cache_gib * 2**30))
+            arrays = write_entry(self.key, rows, self.shapes(), batches, bound)
         self.arrays = arrays
         return arrays
 
@@ -143,13 +158,14 @@ class Features:
             images = {path: load_input(path, self.config.input_size, self.config.bits)[0] for path in paths}
             return np.stack([turned(images[sample.path], turn) for sample, turn in rows])
 
-        with ThreadPoolExecutor(max_workers=2) as pool, self.progress.stage(name, len(chosen)) as advance:
+        workers = decoders()
+        with ThreadPoolExecutor(workers) as pool, self.progress.stage(name, len(chosen)) as advance:
             starts = list(range(0, len(chosen), self.at_once))
-            ahead = [pool.submit(decode, start) for start in starts[:4]]
+            ahead = [pool.submit(decode, start) for start in starts[: 2 * workers]]
             for place in range(len(starts)):
                 images = ahead.pop(0).result()
-                if place + 4 < len(starts):
-                    ahead.append(pool.submit(decode, starts[place + 4]))
+                if place + 2 * workers < len(starts):
+                    ahead.append(pool.submit(decode, starts[place + 2 * workers]))
                 yield torch.from_numpy(images).to(self.device)
                 advance(len(images))
 

@@ -192,18 +192,20 @@ class Trainer:
         if start >= total:
             return
         with self.progress.stage("training", total, start) as advance:
-            done = start
+            done, whole = start, True
             try:
                 for batch in self.batches.steps(start, total):
+                    whole = False
                     self._step(done, total, batch)
-                    done += 1
+                    done, whole = done + 1, True
                     advance(1, f"loss {self.losses[-1]:.3f}")
                     self._stop_if_asked()
                     if time.monotonic() - kept > self.config.checkpoint_minutes * 60 and done < total:
                         self._keep(done, total, began)
                         kept = time.monotonic()
             except KeyboardInterrupt:
-                self._keep(done, total, began)
+                if whole:  # a second Ctrl-C does not wait: a step half done must not be kept, the state before it is
+                    self._keep(done, total, began)
                 raise
 
         self._keep(total, total, began)  # what follows (statistics, cuts, writing) may fail: the training is not lost

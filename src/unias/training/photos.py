@@ -9,11 +9,11 @@ from unias.data.decode import read_photo
 from unias.data.layouts import Dataset, Sample, require_training
 from unias.errors import DataError
 from unias.progress import Progress
+from unias.runtime import decoders
 
 HOW_TO_SKIP = "Or leave such photos out, each named: run again with --skip-bad."
 HOW_TO_MEND = "Or take it out of its folder and run again."
 DARK = 1 / 8  # largest value of a product's deep photos, as a share of the range, under which --bits is suggested
-WORKERS = 2
 
 
 def check_photos(
@@ -41,7 +41,7 @@ def check_photos(
             return error
         return photo.largest, photo.bits
 
-    with ThreadPoolExecutor(WORKERS) as pool, progress.stage("checking photos", len(samples)) as advance:
+    with ThreadPoolExecutor(decoders()) as pool, progress.stage("checking photos", len(samples)) as advance:
         for sample, seen in zip(samples, pool.map(look, samples), strict=True):
             advance()
             if isinstance(seen, DataError):
