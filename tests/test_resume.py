@@ -17,10 +17,12 @@ from typing import Any
 import pytest
 import torch
 
+import unias
 from unias.config import Config, dump_config
-from unias.errors import DataError, UsageError
+from unias.errors import DataError, Interrupted, UsageError
 from unias.files import sha256
 from unias.training.checkpoint import STATE_FILE
+from unias.training.loop import Trainer
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -252,3 +254,28 @@ def test_ctrl_c_in_predict_keeps_the_finished_rows(
         assert (out / row["mask"]).is_file()
         assert (out / row["heatmap"]).is_file()
     assert [path for path in out.rglob("*") if ".part" in path.name] == []
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_half_a_step_is_never_kept(
+    kept: bool, config: Config, never_stopped: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second Ctrl-C does not wait for the step's end: weights have moved, the step has not been counted."""
+    if not kept:
+        config = dataclasses.replace(config, train=dataclasses.replace(config.train, checkpoint_minutes=9))
+    real = Trainer._step
+
+    def cut_short(self: Trainer, step: int, *rest: Any) -> None:
+        real(self, step, *rest)
+        if step == 7:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Trainer, "_step", cut_short)
+    told = "middle of a step.*--resume" if kept else "nothing had been kept yet. Run the same command again"
+    with pytest.raises(Interrupted, match=told):
+        unias.train(tiny_data, tmp_path / "model", config=config, threads=1)
+    assert steps_done(tmp_path / "model") == (7 if kept else 0)
+    monkeypatch.undo()
+    unias.train(tiny_data, tmp_path / "model", config=config, threads=1, resume=kept)
+    if kept:
+        assert same(tmp_path / "model", never_stopped)

@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +117,18 @@ def claimed_folder(path: Path | str) -> Iterator[Path]:
             for place in made:
                 place.rmdir()
         raise
+
+
+def require_utf8(paths: Iterable[Path]) -> None:
+    """Raise DataError for a path that is not UTF-8: a name of another encoding, from an old zip for example."""
+    for path in paths:
+        try:
+            str(path).encode("utf-8")
+        except UnicodeEncodeError as error:
+            shown = os.fsencode(path).decode("utf-8", "replace")
+            raise DataError(
+                f"{shown}: its name is not UTF-8, so nothing can be written about it. Rename it."
+            ) from error
 
 
 def write_text(path: Path | str, text: str) -> None:

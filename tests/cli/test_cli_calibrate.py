@@ -191,3 +191,16 @@ def test_deep_photos_are_refused_by_an_export_in_8_bits_as_in_predict(
     monkeypatch.setattr(Model, "exported", property(lambda _: SimpleNamespace(pixels="uint8")))
     with pytest.raises(DataError, match=r"deep\.png: has 16 bits"):
         list(scored(model, model.products, [deep], 0, Progress("silent"), "photos"))
+
+
+def test_what_scoring_anew_forgets_is_told(cli: Any, copy: Path, tiny_data: Path) -> None:
+    """Photos that people gave are not at hand: their scores by another area are not known."""
+    missed = next(iter(sorted(tiny_data.glob("*/test/*/*.png"))))
+    name = products_of(copy)[0]["name"]
+    added = sorted((tiny_data / name / "test" / "good").iterdir())[0]
+    answer = cli("calibrate", copy, "--missed", missed, "--good", added, "--product", name, "-q")
+    assert answer.code == 0, answer.err
+    answer = cli("calibrate", copy, "--min-area", 9, "--product", name, "--data", tiny_data, "-q")
+    assert answer.code == 0, answer.err
+    assert "1 missed defects are forgotten: give them again with --missed" in answer.out
+    assert "1 added good photos are forgotten: give them again with --good" in answer.out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +63,15 @@ def test_a_folder_of_masks_is_one_mask(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((5, 5), np.uint8)).save(found["000"] / "002.png")
     with pytest.raises(DataError, match="another size"):
         load_mask(found["000"])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are bytes on Linux alone")
+def test_a_name_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+    root = mvtec(tmp_path / "data")
+    name = os.fsencode(root / "bolt/train/good") + b"/gr\xf6\xdfe.png"
+    (root / "bolt/train/good/000.png").rename(os.fsdecode(name))
+    with pytest.raises(DataError, match=r"gr.*e\.png: its name is not UTF-8.*Rename it"):
+        scan(root)
 
 
 # ---- understood

@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ import unias
 from unias.errors import DataError, MissingError, UsageError
 from unias.files import sha256
 from unias.inference import rehearsal
-from unias.inference.hub import HubName, hub_name, local_folder, push
+from unias.inference.hub import HubName, _ours, hub_name, local_folder, push
 from unias.inference.store import FILES
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -260,3 +261,33 @@ def test_kept_photos_go_only_where_they_are_asked_for(hub: Hub, model_folder: Pa
     assert files["rehearsal.safetensors"] == (model_folder / "rehearsal.safetensors").read_bytes()
     assert files["manifest.json"] == (model_folder / "manifest.json").read_bytes()
     assert unias.load(NAME, device="cpu").products
+
+
+@pytest.mark.parametrize("status", [None, 409, 500])
+def test_what_the_hub_says_is_told(status: int | None) -> None:
+    """A card that it does not take, a branch in the way, an error of its own: no matter of the network."""
+
+    class AnswerError(Exception):
+        response = SimpleNamespace(status_code=status)
+
+    error = ValueError("Invalid metadata in README.md.") if status is None else AnswerError("Conflict: try again")
+    found = _ours(error, HubName(NAME, None), "README.md")
+    assert isinstance(found, DataError)
+    assert str(error) in str(found)
+    assert "cannot be reached" not in str(found)
+
+
+def test_a_model_on_the_hub_is_changed_elsewhere(hub: Hub, model_folder: Path, tmp_path: Path, cli: Any) -> None:
+    filled(hub, model_folder)
+    answer = cli("calibrate", f"hf://{NAME}", "--false-alarms", 0.3, "-q")
+    assert answer.code == 2
+    assert "-o" in answer.err
+    assert cli("calibrate", f"hf://{NAME}", "--false-alarms", 0.3, "--dry-run", "-q").code == 0
+    product = unias.load(model_folder, device="cpu").products[0].name
+    for command in (["calibrate", "--false-alarms", "0.3", "-q"], ["rename", f"{product}=bolt"]):
+        name, *wishes = command
+        made = tmp_path / name
+        answer = cli(name, f"hf://{NAME}", *wishes, "-o", made)
+        assert answer.code == 0, answer.err
+        assert not any(file.is_symlink() for file in made.iterdir())
+        assert len(unias.load(made, device="cpu").products) == 2

@@ -46,13 +46,30 @@ def evil_output(model: dict[str, Any]) -> None:
     model["graph_module"]["graph"]["nodes"][0]["outputs"][0]["as_tensor"]["name"] = "a\nb"
 
 
+def evil_argument(model: dict[str, Any]) -> None:
+    model["graph_module"]["module_call_graph"][0]["signature"]["forward_arg_names"].append(EVIL)
+
+
+def evil_keyword(model: dict[str, Any]) -> None:
+    signature = model["graph_module"]["module_call_graph"][0]["signature"]
+    version, spec = json.loads(signature["in_spec"])
+    spec["children_spec"][1]["context"] = json.dumps([EVIL])
+    signature["in_spec"] = json.dumps([version, spec])
+
+
 def evil_condition(model: dict[str, Any]) -> None:
     model["guards_code"] = ["__import__('os').getcwd()"]
 
 
 @pytest.mark.parametrize(
     ("change", "fault"),
-    [(evil_input, "it names something"), (evil_output, "it names something"), (evil_condition, "conditions as Python")],
+    [
+        (evil_input, "it names something"),
+        (evil_output, "it names something"),
+        (evil_argument, "it names something"),
+        (evil_keyword, "inputs by name"),
+        (evil_condition, "conditions as Python"),
+    ],
 )
 def test_foreign_code_is_refused(change: Callable[[dict[str, Any]], None], fault: str, plain: Path) -> None:
     read_program(plain)

@@ -59,6 +59,7 @@ def test_nothing_is_dropped_in_use_or_at_no_chance() -> None:
     x = torch.randn(10, 10)
     assert torch.equal(Dropout(0.5).eval()(x), x)
     assert torch.equal(Dropout(0.0)(x), x)
+    assert torch.equal(Dropout(1e-7)(x), x / (1 - 1e-7))  # less than a step of 16 bits: torch's own
 
 
 def test_plain_form_is_torchs() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -142,12 +142,24 @@ def rows_done(kept: Path) -> dict[str, dict[str, Any]]:
         return {}
 
 
+def forget(kept: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Take the rows of a report that is written out of the file; the file goes with the last of them."""
+    left = rows_done(kept)
+    for row in rows:
+        left.pop(row["wish"], None)
+    if left:
+        write_json(kept, list(left.values()))
+    else:
+        kept.unlink(missing_ok=True)
+
+
 def _wish(
     datasets: Sequence[Dataset], products: Sequence[str], config: Config, budget: Budget, keys: Sequence[str] | None
 ) -> str:
     """What a row rests on, in one short word: photos, settings, budget and the test photos that count."""
-    photos = [sample.key for dataset in datasets for sample in dataset.samples if sample.product in products]
-    whole = repr((list(products), sorted(photos), config, budget, None if keys is None else sorted(keys)))
+    samples = [sample for dataset in datasets for sample in dataset.samples if sample.product in products]
+    photos = sorted((sample.key, sample.path.stat().st_size) for sample in samples)
+    whole = repr((list(products), photos, config, budget, None if keys is None else sorted(keys)))
     return hashlib.sha256(whole.encode()).hexdigest()[:16]
 
 

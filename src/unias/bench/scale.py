@@ -16,7 +16,7 @@ import torch
 from unias.bench.accuracy import read_keys
 from unias.bench.bars import scale_bars
 from unias.bench.fresh import fault_of, in_fresh_process
-from unias.bench.growth import COUNTS, GROWN, Budget, measure_growth, pick_watched
+from unias.bench.growth import COUNTS, GROWN, Budget, forget, measure_growth, pick_watched
 from unias.bench.products import folder_bytes, many_products, statistics_bytes, widen
 from unias.bench.rounds import ONCE, Block, Call, interleave, ratio, typical
 from unias.bench.scale_page import scale_page
@@ -147,7 +147,7 @@ def run_scale(
         document["bars"] = scale_bars(document)
         write_json(out / "scale.json", document)
         write_text(out / "scale.md", scale_page(document))
-        (out / GROWN).unlink(missing_ok=True)  # its rows are in the report now
+        forget(out / GROWN, document["growth"].get("rows", []))
     return document
 
 
@@ -264,7 +264,8 @@ def linked_tests(dataset: Dataset, count: int, target: Path) -> Path:
         sample = samples[number % len(samples)]
         links = {target / sample.product / "test" / sample.defect / f"{number:06}{sample.path.suffix}": sample.path}
         if sample.mask is not None and not sample.is_good:
-            mask = target / sample.product / "ground_truth" / sample.defect / f"{number:06}_mask{sample.mask.suffix}"
+            name = f"{number:06}" if sample.mask.is_dir() else f"{number:06}_mask{sample.mask.suffix}"
+            mask = target / sample.product / "ground_truth" / sample.defect / name
             links[mask] = sample.mask
         for link, path in links.items():
             link.parent.mkdir(parents=True, exist_ok=True)

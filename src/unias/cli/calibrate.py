@@ -49,12 +49,14 @@ def calibrate(
 
     from unias.api import load
     from unias.errors import UsageError
+    from unias.inference.hub import own_folder
     from unias.inference.recalibrate import recalibrate
     from unias.inference.store import rewrite_products
     from unias.runtime import set_threads
 
     set_threads(threads)
     progress = options.progress(quiet)
+    model = own_folder(model, output or (model if by_session or dry_run else None))
     if by_session:
         from unias.inference.sessions import describe, sessions
 

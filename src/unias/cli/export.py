@@ -73,6 +73,8 @@ def export(
         packed = write_bundle(model, bundle, wheels, photos=with_photos)
         outcome |= {"bundle": packed.file, "files": packed.files, "bytes": packed.bytes, "sha256": packed.sha256}
         lines.append(f"Bundle: {bundle} ({packed.files} files, {packed.bytes / 2**20:.1f} MiB, sha256 {packed.sha256})")
+        if with_photos and packed.photos is None:
+            lines.append("The model keeps no training photos: none is in the bundle.")
         if packed.photos is False:
             lines.append(
                 "The training photos that the model keeps for unias extend were left out (--with-photos packs them)."

@@ -23,8 +23,10 @@ def rename(
     import torch
 
     from unias.errors import UsageError
+    from unias.inference.hub import own_folder
     from unias.inference.store import load_model, rewrite_products
 
+    model = own_folder(model, output)
     wishes: dict[str, str] = {}
     for wish in names:
         old, given, new = wish.partition("=")

@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -51,9 +52,11 @@ def cache_root() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "unias"
 
 
-def content_key(paths: Sequence[Path], settings: dict[str, object], advance: Callable[[], None] = lambda: None) -> str:
-    """A hash of the photos' bytes, in order, and of every setting that changes their features. ``advance`` is called once for
-    each of ``paths``. Raises DataError for one that cannot be read."""
+def content_key(
+    paths: Sequence[Path], settings: dict[str, object], advance: Callable[[int], None] = lambda _: None
+) -> str:
+    """A hash of the photos' bytes, in order, and of every setting that changes their features. ``advance`` is told how
+    many of ``paths`` are done. Raises DataError for one that cannot be read."""
 
     def content(path: Path) -> bytes:
         try:
@@ -63,11 +66,14 @@ def content_key(paths: Sequence[Path], settings: dict[str, object], advance: Cal
 
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode("utf-8"))
     distinct = list(dict.fromkeys(paths))  # a photo that is there in several turns is read once
+    known: dict[Path, bytes] = {}
+    times = Counter(paths)
     with ThreadPoolExecutor(WORKERS) as pool:
-        known = dict(zip(distinct, pool.map(content, distinct), strict=True))
+        for path, found in zip(distinct, pool.map(content, distinct), strict=True):
+            known[path] = found
+            advance(times[path])
     for path in paths:
         digest.update(known[path])
-        advance()
     return digest.hexdigest()[:32]
 
 
@@ -144,10 +150,12 @@ def entries() -> list[Entry]:
                 continue
             with contextlib.suppress(OSError):  # another run may remove it at this moment
                 files = [file for file in folder.rglob("*") if not file.is_dir()]
-                if all(file.name.startswith("level") and file.suffix == ".npy" for file in files):
+                ours = all(file.name.startswith("level") and file.suffix == ".npy" for file in files)
+                unfinished = folder.name.startswith(".")
+                if ours and (files or unfinished):
                     dates = (
-                        (folder, *files) if folder.name.startswith(".") else (folder,)
-                    )  # one that is written now, or is whole
+                        (folder, *files) if unfinished else (folder,)
+                    )  # of what is being written its last file counts
                     newest = max(one.stat().st_mtime for one in dates)
                     found.append(Entry(newest, sum(file.stat().st_size for file in files), folder))
     return sorted(found, key=lambda entry: -entry.used)

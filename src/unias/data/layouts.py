@@ -23,6 +23,7 @@ from pathlib import Path
 
 from unias.data.masks import KINDS, read_mask
 from unias.errors import DataError
+from unias.files import require_utf8
 
 SUFFIXES = KINDS  # of photos and masks
 SKIPPED = frozenset({"thumbs.db", "desktop.ini", "__macosx", "thumbs", "thumbnail", "thumbnails", "@eadir"})
@@ -109,6 +110,7 @@ def scan(root: Path | str) -> Dataset:
     if not samples:
         raise DataError(f"{root}: no photos found{found.hint()}. {EXPECTED}")
     _check_strays(found)
+    require_utf8(sample.path for sample in samples)
     return Dataset(top, layout, tuple(sorted(found.products)), samples, tuple(dict.fromkeys(found.warnings)))
 
 
@@ -231,8 +233,7 @@ class _Scan:
                 stem = mask.stem.removesuffix("_mask") if marked else mask.stem
                 if marked or (defect, stem) not in masks:
                     masks[defect, stem] = mask
-            groups = [group for group in self.folders(kind) if self.photos(group)]  # as in MVTec LOCO
-            masks = {(defect, group.name): group for group in groups} | masks
+            masks = {(defect, one.name): one for one in self.folders(kind) if self.photos(one)} | masks  # MVTec LOCO
         return masks
 
     def visa_folder(self, folder: Path, product: str) -> None:
@@ -306,10 +307,8 @@ class _Scan:
 
     def photos(self, folder: Path | None) -> list[Path]:
         """The photos directly in ``folder``, sorted; a link to nothing is a warning."""
-        found = []
-        for entry in self.entries(folder) if folder is not None else []:
-            if entry.suffix.casefold() in SUFFIXES and not os.path.isdir(entry):  # noqa: PTH112
-                found.append(entry)
+        entries = [] if folder is None else self.entries(folder)
+        found = [e for e in entries if e.suffix.casefold() in SUFFIXES and not os.path.isdir(e)]  # noqa: PTH112
         gone = [entry for entry in found if entry.is_symlink() and not os.path.exists(entry)]  # noqa: PTH110
         self.warnings += [f"{entry}: a link to a file that is not there, left out." for entry in gone]
         return [entry for entry in found if entry not in gone]

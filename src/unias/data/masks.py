@@ -50,7 +50,9 @@ def read_mask(path: Path | str) -> NDArray[np.bool_]:
 
 def _joined(folder: Path) -> NDArray[np.bool_]:
     files = sorted(
-        file for file in folder.iterdir() if file.suffix.casefold() in KINDS and not file.name.startswith(".")
+        file
+        for file in folder.iterdir()
+        if file.suffix.casefold() in KINDS and not file.name.startswith(".") and file.is_file()
     )
     if not files:
         raise DataError(f"{folder}: a folder for one photo's masks with none in it. Add them, or remove the folder.")

@@ -78,7 +78,7 @@ def moved(product: ProductInfo, at_hand: Mapping[str, float], ratio: float) -> M
     scores = tuple(at_hand.get(key, score * ratio) for key, score in pairs)
     missed = tuple(score * ratio for score in product.missed_scores)
     cut, passing = dataclasses.replace(old, value=old.value * ratio), 0
-    if at_hand:
+    if at_hand and old.promise.held_out:  # a cut that promised nothing (`unias convert`) does not begin to
         wished = old.promise.wished
         cut = rank_cut(scores, wished)
         # A defect that passes the trained model's cut would have taken more false alarms than were allowed.

@@ -91,6 +91,14 @@ def local_folder(folder: Path | str, revision: str | None = None) -> Path:
     return home
 
 
+def own_folder(folder: Path | str, output: Path | None) -> Path:
+    """The folder of a model that is to be changed: ``local_folder``, for a model on the Hub only where the changed one is to be
+    written elsewhere. Raises UsageError where it is not, and what that raises."""
+    if hub_name(folder) is not None and output is None:
+        raise UsageError(f"{folder}: is on the Hub, where nothing is changed. Give the changed model a folder with -o.")
+    return local_folder(folder)
+
+
 def push(
     folder: Path | str,
     repo: str,
@@ -217,6 +225,8 @@ def _ours(error: Exception, name: HubName, file: str) -> UniasError:
         return DataError(
             f"{name}: the Hub refuses access. Log in with `hf auth login` or set HF_TOKEN to a token that may."
         )
+    if isinstance(error, ValueError) or (status is not None and status >= 400):
+        return DataError(f"{name}: the Hub did not do it ({_line(error)}). Mend what it says, or try again later.")
     return MissingError(
         f"{name}: is no folder here and not in the Hub's cache, and {_endpoint() or 'huggingface.co'} cannot be reached "
         f"({type(error).__name__}). Fetch it once where there is internet, or copy the model's folder here and give its "

@@ -83,10 +83,22 @@ def _faults(archive: zipfile.ZipFile) -> Iterator[str]:
     for key, value in _strings(model):
         if key == "target" and not OPERATORS.fullmatch(value):
             yield f"it calls {value}"
-        if key in ("name", "as_name") and not NAMES.fullmatch(value):
+        if key == "in_spec" and not _plain_inputs(json.loads(value)):
+            yield f"it takes inputs by name: {value}"
+        if key in ("name", "as_name", "forward_arg_names") and not NAMES.fullmatch(value):
             yield f"it names something {value!r}"
         if key == "expr_str" and not SIZES.fullmatch(value):
             yield f"it evaluates {value}"
+
+
+def _plain_inputs(spec: Any) -> bool:
+    """Whether a call takes tensors by place alone: torch writes the names of others into Python."""
+    if isinstance(spec, list):
+        return all(isinstance(one, int) or _plain_inputs(one) for one in spec)
+    plain = spec["type"] in (None, "builtins.tuple", "builtins.list") or (
+        spec["type"] == "builtins.dict" and spec["context"] == "[]"
+    )
+    return plain and all(_plain_inputs(child) for child in spec["children_spec"])
 
 
 def _strings(value: Any, key: str = "") -> Iterator[tuple[str, str]]:

@@ -136,6 +136,7 @@ def recalibrate(
     if min_area is not None and min_area < 1:
         raise UsageError(f"--min-area {min_area}: must be at least 1 pixel of the model's map.")
     infos = list(model.products)
+    notes: dict[str, list[str]] = {}
     for place, info in enumerate(infos):
         wished = product in (None, info.name)
         area = info.min_area if min_area is None or not wished else min_area
@@ -146,6 +147,7 @@ def recalibrate(
             infos[place] = _scored_anew(
                 model, place, dataclasses.replace(info, min_area=area, ignore=zone), data, progress
             )
+            notes[info.name] = _forgotten(info, infos[place], (forget or {}).get(info.name, Added()))
         infos[place] = without(infos[place], (forget or {}).get(info.name, Added()))
     found = _Found()
     if good is not None:
@@ -155,16 +157,19 @@ def recalibrate(
     prices = []
     for place, info in enumerate(infos):
         rate = false_alarms if false_alarms is not None and product in (None, info.name) else None
-        infos[place], price = _moved(model.products[place], info, rate, found, most_false_alarms)
+        infos[place], price = _moved(
+            model.products[place], info, rate, found, most_false_alarms, notes.get(info.name, [])
+        )
         if price is not None:
             prices.append(price)
     return tuple(infos), prices, found.unknown
 
 
 def _moved(
-    before: ProductInfo, info: ProductInfo, wish: float | None, found: _Found, most: float
+    before: ProductInfo, info: ProductInfo, wish: float | None, found: _Found, most: float, told: Sequence[str]
 ) -> tuple[ProductInfo, Price | None]:
-    """The product with its cut where it belongs now; the price is None where nothing was to be done."""
+    """The product with its cut where it belongs now; the price, with what was ``told`` before, is None where nothing was to be
+    done."""
     name = info.name
     new_good = {key: score for key, score in found.good.get(name, {}).items() if key not in info.held_out}
     new_missed = found.missed.get(name, [])
@@ -173,7 +178,7 @@ def _moved(
         return info, None
     scores = (*info.held_out_scores, *new_good.values())
     missed = (*info.missed_scores, *new_missed)
-    notes = []
+    notes = list(told)
     if scores:
         cut = rank_cut(scores, rate)
         if missed:
@@ -207,6 +212,14 @@ def _moved(
     return after, price
 
 
+def _forgotten(before: ProductInfo, after: ProductInfo, wished: Added) -> list[str]:
+    """What scoring anew has lost, since the photos are not at hand: all that people gave, but for what is to be forgotten."""
+    good = [key for key in before.held_out if key.startswith(ADDED) and key not in (*after.held_out, *wished.good)]
+    missed = len(before.missed_scores) - len(after.missed_scores) - len(wished.missed)
+    lost = [(len(good), "added good photos", "--good"), (missed, "missed defects", "--missed")]
+    return [f"{count} {what} are forgotten: give them again with {how}" for count, what, how in lost if count > 0]
+
+
 def _zone(picture: Path | None, size: int) -> NDArray[np.bool_] | None:
     if picture is None:
         return None
@@ -232,9 +245,6 @@ def _scored_anew(model: Model, place: int, info: ProductInfo, data: Path | None,
             "Train again with other settings (calibration: min_area)."
         )
     own = [key for key in info.held_out if not key.startswith(ADDED)]
-    dropped = len(info.held_out) - len(own)
-    if dropped:
-        progress.say(f"{info.name}: {dropped} photos added with --good are left out; give them again.")
     if not own:
         return dataclasses.replace(info, held_out=(), held_out_scores=(), missed_scores=())
     if data is None:

@@ -145,7 +145,7 @@ def rewrite_products(folder: Path, products: Sequence[ProductInfo], output: Path
 def _take_over(source: Path, target: Path) -> None:
     """The same file under another name; a copy where the disk knows no hard links."""
     try:
-        os.link(source, target)
+        os.link(source.resolve(), target)  # not the link that the cache of the Hub holds
     except OSError:
         shutil.copy2(source, target)
 
@@ -216,7 +216,7 @@ def check_manifest(home: Path) -> dict[str, str]:
     odd = [name for name in files if Path(name).name != name or "\\" in name or name in ("", ".", "..")]
     if odd:
         raise DataError(
-            f"{manifest}: names {odd[0]!r}, which is no file of this folder: not opened. Copy the model folder again."
+            f"{manifest}: names {odd[0]!r}, which is no file of its folder. Do not use this model; get it again."
         )
     if version != FORMAT_VERSION:
         raise DataError(

@@ -22,12 +22,12 @@ class Dropout(nn.Dropout):
 
     def is_quick(self, x: Tensor) -> bool:
         """Whether masks for ``x`` are drawn here and not by torch."""
-        return self.training and 0 < self.p < 1 and self.form != "plain" and x.device.type == "cpu"
+        return self.training and 0 < round(self.p * STEPS) < STEPS and self.form != "plain" and x.device.type == "cpu"
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.is_quick(x):
             return super().forward(x)
-        kept = max(1, round((1 - self.p) * STEPS))
+        kept = STEPS - round(self.p * STEPS)
         words = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(1 << 63), None)  # four places a word
         mask = words.view(torch.int16)[: x.numel()].view(x.shape) < kept - STEPS // 2
         return x * mask * (STEPS / kept)

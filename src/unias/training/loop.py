@@ -96,7 +96,7 @@ class Trainer:
         self.model, *self.optimizers = fabric.setup(task.module, *task.optimizers(fabric.device))
         self.averaged = Averaged(task.module, task.ema)
         self.losses: list[float] = []
-        self.asked_to_stop = False
+        self.asked_to_stop = self.cut_short = False
         self.seconds_before = self.elapsed_before = self.peak_before = 0.0
 
     def fit(self, resume: bool) -> Outcome:
@@ -127,7 +127,17 @@ class Trainer:
                     done, total = self._probe(began)
                 self._steps(done, total, began)
         except KeyboardInterrupt as error:
-            if (self.state_folder / STATE_FILE).exists():
+            kept = (self.state_folder / STATE_FILE).exists()
+            if self.cut_short:
+                raise Interrupted(
+                    "training was stopped in the middle of a step: "
+                    + (
+                        f"the state kept last is in {self.state_folder}. Run the same command with --resume to go on from it."
+                        if kept
+                        else "nothing had been kept yet. Run the same command again."
+                    )
+                ) from error
+            if kept:
                 raise Interrupted(
                     f"training was interrupted; its state is in {self.state_folder}. Run the same command with --resume to go on."
                 ) from error
@@ -204,7 +214,8 @@ class Trainer:
                         self._keep(done, total, began)
                         kept = time.monotonic()
             except KeyboardInterrupt:
-                if whole:  # a second Ctrl-C does not wait: a step half done must not be kept, the state before it is
+                self.cut_short = not whole  # a second Ctrl-C does not wait: half a step must not be kept
+                if whole:
                     self._keep(done, total, began)
                 raise
 
@@ -221,6 +232,7 @@ class Trainer:
             if self.asked_to_stop:
                 raise KeyboardInterrupt
             self.asked_to_stop = True
+            self.progress.say("finishing this step; Ctrl-C once more stops at once and keeps less")
 
         before = signal.signal(signal.SIGINT, ask)
         try:
