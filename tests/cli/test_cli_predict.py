@@ -102,10 +102,11 @@ def test_predict_to_json(cli: Any, model_folder: Path, various: Path, tmp_path: 
     assert summary["photos"] == summary["ok"] + summary["failed"] == 3
     assert summary["unreadable"] == []
     assert summary["smallest_defect"]["photo"] == [96, 96]
-    expected = unias.load(model_folder, device="cpu").smallest_defect((96, 96))
+    expected = unias.load(model_folder, device="cpu").smallest_defect((96, 96), "plaque gravée")
     assert expected is not None
     assert summary["smallest_defect"]["defect"] == [round(side, 1) for side in expected]
-    assert "smallest defect that keeps half its contrast: about" in answer.err
+    assert summary["smallest_defect"]["product"] == "plaque gravée"
+    assert "plaque gravée: smallest defect that keeps half its contrast: about" in answer.err
     rows = rows_of(tmp_path / "out")
     assert {row["product"] for row in rows} == {"plaque gravée"}
     assert {row["levels"] for row in rows} == {""}
@@ -175,3 +176,8 @@ def test_parts_that_drift_are_told(model: Any, tiny_data: Path, tmp_path: Path) 
     told = summary((result.raw_score - 0.5,) * 30).drift
     assert list(told) == [info.name]
     assert "score higher" in told[info.name]
+
+
+def test_help_says_what_becomes_of_unknown_products(cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "180")
+    assert 'Default: it is recognised, or "unknown product".' in " ".join(cli("predict", "--help").out.split())

@@ -342,7 +342,7 @@ def test_frames_of_a_video_are_named_by_their_pictures(predicted: Path, tmp_path
     assert done.folder == home / "labels-labelstudio"
     assert done.root == home / "frames"
     (task,) = json.loads((done.folder / "tasks.json").read_text("utf-8"))
-    assert task["data"]["image"] == labelstudio.LOCAL_FILES + "clip.mp4%23000003.png"
+    assert task["data"]["image"] == labelstudio.LOCAL_FILES + "frames/clip.mp4%23000003.png"
 
 
 def test_what_cannot_be_exported(predicted: Path, tmp_path: Path, tree: Any) -> None:
@@ -399,6 +399,7 @@ def test_command(cli: Any, predicted: Path, tmp_path: Path) -> None:
     assert answer.code == 0, answer.err
     assert answer.out == f"7 photos, named by their path below /photos/line 3. Labels: {tmp_path / 'cvat'}\n"
     answer = cli("export-labels", predicted, "--to", "masks", "-o", tmp_path / "masks", "--json", "--failed")
-    assert json.loads(answer.out) == {"folder": str(tmp_path / "masks"), "root": "/photos/line 3", "photos": 6}
+    expected = {"folder": str(tmp_path / "masks"), "root": "/photos/line 3", "photos": 6, "lost": 0}
+    assert json.loads(answer.out) == expected
     assert cli("export-labels", predicted, "--to", "cvat", "-o", tmp_path / "cvat").code == 3
     assert cli("export-labels", predicted, "--to", "voc").code == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -31,3 +32,8 @@ def test_as_written(
     (code,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
     exec(code, {})
     assert capsys.readouterr().out == "6 labels\n"
+    tasks = json.loads((tmp_path / "out" / "labels-labelstudio" / "tasks.json").read_text("utf-8"))
+    (address,) = re.findall(r"`(/data/local-files/\S*)`", TEXT)
+    for task in tasks:
+        assert task["data"]["image"].startswith(address)
+        assert (tmp_path / task["data"]["image"].partition("?d=")[2]).is_file()  # with tmp_path as document root

@@ -19,22 +19,18 @@ def export_labels(
         False, "--polygons", help="coco: polygons in the place of run lengths, where a region has no hole."
     ),
     prefix: str | None = typer.Option(
-        None, help="labelstudio: address before a photo's name. Default: /data/local-files/?d="
+        None, help="labelstudio: address before a photo's name. Default: /data/local-files/?d= and the photos' folder."
     ),
     as_json: bool = options.AsJson,
 ) -> None:
     """Turn what unias predict marked into pre-annotations for a labelling tool, to be corrected there by people."""
     from unias.report.labels.export import export_labels as run
-    from unias.report.labels.labelstudio import LOCAL_FILES
 
-    done = run(
-        predicted,
-        to,
-        output,
-        label=label,
-        failed=failed,
-        polygons=polygons,
-        prefix=LOCAL_FILES if prefix is None else prefix,
-    )
+    done = run(predicted, to, output, label=label, failed=failed, polygons=polygons, prefix=prefix)
     text = f"{done.photos} photos, named by their path below {done.root}. Labels: {done.folder}"
+    if done.lost:
+        text += (
+            f"\n{done.lost} of them are not found: their paths are relative, and the table does not say to which folder. If "
+            f"{done.root} is wrong, run this command in the folder that they were inspected in."
+        )
     options.answer(as_json, done.as_dict(), text)

@@ -17,7 +17,9 @@ def predict(
     output: Path = typer.Option(
         ..., "-o", "--output", help="Folder for results.csv, results.jsonl, heat maps and masks."
     ),
-    product: str | None = typer.Option(None, help="Which product the photos show. Default: the nearest product."),
+    product: str | None = typer.Option(
+        None, help='Which product the photos show. Default: it is recognised, or "unknown product".'
+    ),
     every: int = typer.Option(1, min=1, help="Take every n-th frame of videos and cameras."),
     most: int | None = typer.Option(
         None, min=1, help="Stop after so many photos and frames. Default: a camera runs on."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from unias.inference.video import Frame, frames, is_stream
 
 OnePhoto = str | Path | bytes | Image.Image | NDArray[Any] | Frame
 OnError = Callable[[OnePhoto, DataError], None]
+RESULTS = ("heatmaps", "masks", "levels", "frames")  # folders of pictures that predict makes in its output
+LABELS = "labels-"  # how the folders begin that export-labels makes there
 
 
 def is_one_photo(source: Any) -> bool:
@@ -92,6 +94,35 @@ def files_of(source: str | Path) -> list[str | Path]:
     if not files:
         raise DataError(f"{source}: no photos here. Photos end in {', '.join(sorted(SUFFIXES))}.")
     return list(files)
+
+
+def without_results(source: str | Path, files: Sequence[str | Path], output: Path) -> list[str | Path]:
+    """The files of a folder or pattern but for the pictures that predict and export-labels put into the folder ``output``.
+
+    A photo or stream that is named itself stays. Raises DataError where nothing is left.
+    """
+    if is_one_photo(source) or is_stream(source):
+        return list(files)
+    home = output.resolve()
+    of_folder: dict[Path, bool] = {}
+    left: list[str | Path] = []
+    for file in files:
+        folder = Path(file).parent
+        if folder not in of_folder:
+            of_folder[folder] = _is_result(folder.resolve(), home)
+        if not of_folder[folder]:
+            left.append(file)
+    if not left:
+        raise DataError(
+            f"{source}: holds no photos but pictures that predict wrote into {output}. Give it the photos, or choose another "
+            "output with -o."
+        )
+    return left
+
+
+def _is_result(folder: Path, home: Path) -> bool:
+    below = folder.relative_to(home).parts if folder.is_relative_to(home) else ()
+    return bool(below) and (below[0] in RESULTS or below[0].startswith(LABELS))
 
 
 def photos_below(folder: Path) -> list[Path]:

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import json
 import os
+import re
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,12 +18,12 @@ from PIL import Image
 
 from unias.calibration.drift import DriftWatch
 from unias.data.decode import Photo, read_photo, to_display
-from unias.errors import DataError, Interrupted
+from unias.errors import DataError, Interrupted, UniasError
 from unias.files import claimed_folder, csv_line, explain_os_error, json_ready, writing
 from unias.inference.pictures import heat, strip
 from unias.inference.predictor import Model
 from unias.inference.result import Result
-from unias.inference.sources import OnePhoto, OnError, each_photo, files_of
+from unias.inference.sources import OnePhoto, OnError, each_photo, files_of, without_results
 from unias.inference.video import Frame, called, frame_count, is_camera, is_stream
 from unias.maps.resolution import describe
 from unias.progress import Progress
@@ -42,6 +43,8 @@ COLUMNS = (
     "levels",
     "frame",
 )
+TABLES = ("results.csv", "results.jsonl")
+NOT_UTF8 = re.compile("[\ud800-\udfff]")  # what stands for such bytes in a name
 Pixels = NDArray[np.uint8]
 
 
@@ -55,9 +58,7 @@ class Summary:
     unknown: int = 0  # of no known product; counted among the failed
     unreadable: list[str] = field(default_factory=list)
     drift: dict[str, str] = field(default_factory=dict)  # {product: what its last passed parts say}, where they drifted
-    smallest_defect: dict[str, tuple[float, float]] | None = (
-        None  # {"photo": (h, w), "defect": (h, w)} of the first photo
-    )
+    smallest_defect: dict[str, Any] | None = None  # {"product", "photo": (h, w), "defect": (h, w)} of the first photo
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -85,7 +86,8 @@ def write_predictions(
     """Predict every photo and write as it goes; finished rows are kept whatever happens later.
 
     Args:
-        sources: photos, folders, patterns, videos, cameras ("camera:0").
+        sources: photos, folders, patterns, videos, cameras ("camera:0"). Of folders and patterns, what earlier runs wrote into
+            ``output`` is left out.
         every: take every n-th frame of videos and cameras. most: stop after so many photos and frames.
         keep_frames: also keep the frames themselves, as PNG.
 
@@ -93,14 +95,15 @@ def write_predictions(
         Interrupted: Ctrl-C; says how many rows were kept.
         DataError: nothing to predict, or the output cannot be written.
     """
-    plan = Plan(sources, every, most)
+    plan = Plan(sources, every, most, Path(output))
     summary = Summary()
+    working_folder = _working_folder()
     watches = {info.name: DriftWatch(info.held_out_scores, info.cut.value) for info in model.products}
 
     def unreadable(photo: Any, error: DataError) -> None:
         plan.forget(photo)
-        summary.unreadable.append(str(error))
-        progress.say(f"unreadable: {error}")
+        summary.unreadable.append(printable(error))
+        progress.say(f"unreadable: {printable(error)}")
         if not is_stream(photo):
             advance()
 
@@ -116,12 +119,19 @@ def write_predictions(
         progress.stage("predicting", plan.total) as advance,
     ):
         try:
+            _say_what_is_there(plan, home, progress)
             for result in results:
                 name, frame = plan.picture(result)
-                write(_write_pictures(home, name, result, frame, keep_frames))
-                if not summary.photos:
-                    _say_smallest(summary, model, result, progress)
+                try:
+                    photo = _for_people(result, frame)
+                except DataError as error:  # gone, or written over, since it was judged: no row without its pictures
+                    unreadable(result.path, error)
+                    continue
+                row = write_pictures(home, name, result, photo, photo if frame is not None and keep_frames else None)
+                write({**row, "path": printable(row["path"]), "working_folder": working_folder})
                 summary.photos += 1
+                if summary.photos == 1:
+                    _say_smallest(summary, model, result, progress)
                 summary.ok += result.ok
                 summary.failed += not result.ok
                 summary.unknown += not result.product_known
@@ -129,9 +139,9 @@ def write_predictions(
                     watches[result.product].add(result.raw_score)
                 advance()
         except KeyboardInterrupt as error:
-            raise Interrupted(
-                f"prediction was interrupted; the {summary.photos} finished rows are in {home / 'results.csv'}."
-            ) from error
+            kept = f"the {summary.photos} finished rows are in {home / 'results.csv'}"
+            none = "no row was finished, so no table was written"
+            raise Interrupted(f"prediction was interrupted; {kept if summary.photos else none}.") from error
     found = {name: watch.look() for name, watch in watches.items()}
     summary.drift = {name: one.describe() for name, one in found.items() if one.drifted}
     return summary
@@ -140,16 +150,22 @@ def write_predictions(
 class Plan:
     """What is to be predicted, in order: how much it is, what pictures of it are called, and frames until they are written.
 
+    Attributes:
+        left_out: how many files of folders and patterns are pictures that predict wrote into ``output``.
+
     Raises DataError where there is nothing, UsageError for a source or a number that cannot be.
     """
 
-    def __init__(self, sources: Sequence[Any], every: int, most: int | None) -> None:
+    def __init__(self, sources: Sequence[Any], every: int, most: int | None, output: Path) -> None:
         self.every = every
         self.most = most
         self.items: list[Path | str] = []
+        self.left_out = 0
         for source in sources:
-            for file in files_of(source):
-                self.items.append(file)
+            files = files_of(source)
+            kept = without_results(source, files, output)
+            self.left_out += len(files) - len(kept)
+            self.items += kept
         self.live = any(is_camera(item) for item in self.items)
         self.names = _names([Path(called(item)) if is_stream(item) else Path(item) for item in self.items])
         self.waiting: dict[str, Frame] = {}
@@ -189,23 +205,43 @@ class Plan:
         return total if self.most is None else min(total, self.most)
 
 
+def _say_what_is_there(plan: Plan, home: Path, progress: Progress) -> None:
+    if any((home / name).exists() for name in TABLES):
+        progress.say(
+            f"{home}: held results already. Its tables are replaced; heat maps and masks of photos that are not predicted "
+            "again stay beside them."
+        )
+    if plan.left_out:
+        progress.say(f"{home}: {plan.left_out} pictures there are left out, since predict writes them.")
+
+
 def _say_smallest(summary: Summary, model: Model, result: Result, progress: Progress) -> None:
-    defect = model.smallest_defect(result.size)
+    defect = model.smallest_defect(result.size, result.nearest)
     if defect is not None:
-        summary.smallest_defect = {"photo": result.size, "defect": (round(defect[0], 1), round(defect[1], 1))}
-        progress.say(describe(result.size, defect))
+        rounded = (round(defect[0], 1), round(defect[1], 1))
+        summary.smallest_defect = {"product": result.nearest, "photo": result.size, "defect": rounded}
+        progress.say(f"{result.nearest}: {describe(result.size, defect)}")
 
 
-def _write_pictures(
-    home: Path, name: str, result: Result, frame: Frame | None = None, keep_frame: bool = False
-) -> dict[str, Any]:
-    """The pictures of one photo, read from its path or out of a video, and its row."""
+def _for_people(result: Result, frame: Frame | None) -> Pixels:
+    """The frame, or the photo that a result is of, read again. Raises DataError where it cannot be read any more."""
     if frame is not None:
-        photo = frame.pixels
-    else:
-        assert result.path is not None
-        photo = to_display(read_photo(result.path, result.bits))
-    return write_pictures(home, name, result, photo, photo if frame is not None and keep_frame else None)
+        return frame.pixels
+    assert result.path is not None
+    return to_display(read_photo(result.path, result.bits))
+
+
+def _working_folder() -> str:
+    """What relative paths are relative to; "" where that folder is gone."""
+    try:
+        return printable(Path.cwd())
+    except OSError:
+        return ""
+
+
+def printable(value: Any) -> str:
+    """Text that UTF-8 can hold: bytes of a name that are not UTF-8 become escapes such as ``\\udce9``."""
+    return str(value).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def write_pictures(
@@ -259,6 +295,7 @@ def _names(photos: Sequence[Path]) -> dict[Path, str]:
         if given in names:
             continue
         below = photo.relative_to(common) if common is not None else Path(*photo.parts[1:])
+        below = Path(NOT_UTF8.sub("_", str(below)))  # so that rows can name the pictures
         name = below.with_suffix("").as_posix()
         if name.casefold() in taken:
             name = below.as_posix()
@@ -271,8 +308,18 @@ def _names(photos: Sequence[Path]) -> dict[Path, str]:
 
 @contextlib.contextmanager
 def _rows(home: Path) -> Iterator[Any]:
-    """A function that adds a row to both tables; they get their names when the block ends, however it ends."""
-    parts = {name: home / f".{name}.part" for name in ("results.csv", "results.jsonl")}
+    """A function that adds a row to both tables; they get their names when the block ends, however it ends.
+
+    Where it fails before the first row, tables that were there before stay.
+
+    Raises DataError where a folder is in the way of a table, and where a finished one cannot get its name: where it is then.
+    """
+    for table in (home / name for name in TABLES):
+        if table.is_dir():
+            raise DataError(
+                f"{table}: a folder is in the way of this table. Remove it or choose another output with -o."
+            )
+    parts = {name: home / f".{name}.part" for name in TABLES}
     handles: dict[str, TextIO] = {}
     whole: dict[str, int] = {}  # bytes of the finished rows
 
@@ -282,26 +329,49 @@ def _rows(home: Path) -> Iterator[Any]:
         whole.update({name: os.fstat(handle.fileno()).st_size for name, handle in handles.items()})
 
     try:
-        for name, part in parts.items():
-            handles[name] = part.open("w", encoding="utf-8", newline="")
-        handles["results.csv"].write(csv_line(COLUMNS))
-        settle()
-
-        def write(row: dict[str, Any]) -> None:
-            handles["results.csv"].write(csv_line([row[column] for column in COLUMNS]))
-            handles["results.jsonl"].write(json.dumps(json_ready(row), ensure_ascii=False) + "\n")
+        try:
+            for name, part in parts.items():
+                handles[name] = part.open("w", encoding="utf-8", newline="")
+            handles["results.csv"].write(csv_line(COLUMNS))
             settle()
 
-        yield write
-    except OSError as error:
-        raise explain_os_error(error, home) from error
-    finally:
-        for name, handle in handles.items():
-            with contextlib.suppress(OSError):
-                handle.close()
-            with contextlib.suppress(OSError):
-                if name in whole:
-                    os.truncate(parts[name], whole[name])  # a full disk or Ctrl-C may have cut the last row short
-                    parts[name].replace(home / name)
-                else:
-                    parts[name].unlink()
+            def write(row: dict[str, Any]) -> None:
+                handles["results.csv"].write(csv_line([row[column] for column in COLUMNS]))
+                handles["results.jsonl"].write(json.dumps(json_ready(row), ensure_ascii=False) + "\n")
+                settle()
+
+            yield write
+        except OSError as error:
+            raise explain_os_error(error, home) from error
+    except BaseException as error:
+        faults = _finish(home, handles, whole if whole.get("results.jsonl") else {})
+        if faults and isinstance(error, UniasError):
+            raise type(error)(" ".join([str(error), *faults])) from error
+        raise
+    if faults := _finish(home, handles, whole):
+        raise DataError(" ".join(faults))
+
+
+def _finish(home: Path, handles: dict[str, TextIO], whole: dict[str, int]) -> list[str]:
+    """Close the tables; give those in ``whole`` = {name: bytes of finished rows} their names and remove the others.
+
+    Gives back what the operating system refused, and where the rows are then.
+    """
+    faults = []
+    for name, handle in handles.items():
+        part = Path(handle.name)
+        with contextlib.suppress(OSError):
+            handle.close()
+        try:
+            if name in whole:
+                os.truncate(part, whole[name])  # a full disk or Ctrl-C may have cut the last row short
+                part.replace(home / name)
+            else:
+                part.unlink()
+        except OSError as error:
+            if name in whole:
+                faults.append(
+                    f"{explain_os_error(error, home / name)} Its rows are in {part}: close whatever has {name} open, and give "
+                    "that file its name before the next run writes over it."
+                )
+    return faults

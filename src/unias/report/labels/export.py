@@ -20,16 +20,18 @@ class Exported:
 
     Attributes:
         folder: where. root: the folder that the photos' names are below.
-        photos: how many.
+        photos: how many. lost: how many of them were not found, their paths being relative to a folder that nobody told:
+            ``root`` may then be another.
     """
 
     folder: Path
     root: Path
     photos: int
+    lost: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {"folder": self.folder, "root": self.root, "photos": self.photos}
+        return {"folder": self.folder, "root": self.root, "photos": self.photos, "lost": self.lost}
 
 
 def export_labels(
@@ -40,7 +42,7 @@ def export_labels(
     label: str = "defect",
     failed: bool = False,
     polygons: bool = False,
-    prefix: str = labelstudio.LOCAL_FILES,
+    prefix: str | None = None,
 ) -> Exported:
     """Write what ``unias predict`` marked as pre-annotations.
 
@@ -51,15 +53,21 @@ def export_labels(
         label: what marked regions are called.
         failed: leave photos that are ok out.
         polygons: coco: polygons in the place of runs, where a region has no hole.
-        prefix: labelstudio: what comes before a photo's name to make its address.
+        prefix: labelstudio: what comes before a photo's name to make its address; None = that of files
+            which Label Studio serves itself.
 
     Raises:
-        UsageError: a format that is not known. DataError: a folder that predict did not write, an output that exists.
+        UsageError: a format that is not known, an option that is another format's.
+        DataError: a folder that predict did not write, frames that were not kept, an output that exists.
     """
     if kind not in FORMATS:
         raise UsageError(f"--to {kind}: is not one of {', '.join(FORMATS)}.")
     if not label.strip():
         raise UsageError("--label: is empty. Say what marked regions are called, such as defect.")
+    if polygons and kind != "coco":
+        raise UsageError(f"--polygons: is for --to coco, not {kind}. Leave it out, or choose --to coco.")
+    if prefix is not None and kind != "labelstudio":
+        raise UsageError(f"--prefix: is for --to labelstudio, not {kind}. Leave it out, or choose --to labelstudio.")
     source = Path(home)
     folder = source / f"labels-{kind}" if output is None else Path(output)
     if folder.exists():
@@ -74,4 +82,4 @@ def export_labels(
             cvat.write(temporary, photos, label)
         else:
             masks.write(temporary, photos)
-    return Exported(folder, photos.root, len(photos))
+    return Exported(folder, photos.root, len(photos), photos.lost)

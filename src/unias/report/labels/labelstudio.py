@@ -35,11 +35,14 @@ WORD = 8
 VERDICTS = ("ok", "defect", "unknown product")
 
 
-def write(folder: Path, photos: MarkedPhotos, label: str, prefix: str = LOCAL_FILES) -> None:
+def write(folder: Path, photos: MarkedPhotos, label: str, prefix: str | None = None) -> None:
     """Put tasks.json (to import) and labeling.xml (the setup of the project it belongs to) into the folder.
 
-    prefix: what comes before a photo's name to make the address that Label Studio loads it from.
+    prefix: what comes before a photo's name to make the address that Label Studio loads it from; None = that of files which it
+    serves itself, its document root being the folder above the one common to all photos: it serves nothing from the root itself.
     """
+    if prefix is None:
+        prefix = LOCAL_FILES + (f"{quote(photos.root.name)}/" if photos.root.name else "")
     tasks = []
     for photo in photos:
         height, width = photo.size

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from unias.maps.regions import region_of_pixels
 
 TABLE = "results.jsonl"
 AGAIN = "Run `unias predict` again."
+FRAME = re.compile(r"#\d{6,}$")  # how the names of frames end
 
 Box = tuple[int, int, int, int]
 
@@ -90,14 +92,16 @@ class MarkedPhotos:
 
     Attributes:
         root: the folder common to all photos, which names are below.
+        lost: how many paths are relative to a folder that the table does not tell, and are not there as seen from this one.
 
     Raises:
-        DataError: naming what is not there or cannot be read, here or while iterating.
+        DataError: naming what is not there or cannot be read, here or while iterating; frames that were not kept too.
     """
 
     def __init__(self, home: Path, failed: bool = False) -> None:
         self.home = home
         self.table = home / TABLE
+        self.lost = 0
         if not self.table.is_file():
             raise DataError(
                 f"{self.table}: is not there. Give a folder that `unias predict MODEL PHOTOS -o {home}` wrote."
@@ -105,7 +109,9 @@ class MarkedPhotos:
         starts: dict[Path, int] = {}  # where each photo's row begins in the table
         for start, row in self._rows():
             if not (failed and row.get("ok")):
-                starts.setdefault(self._file(row), start)
+                file = self._file(row)
+                self.lost += file not in starts and self._is_lost(row, file)
+                starts.setdefault(file, start)
         if not starts:
             raise DataError(
                 f"{self.table}: holds no {'failed ' if failed else ''}photo, so there is nothing to export."
@@ -167,10 +173,27 @@ class MarkedPhotos:
             return Path(os.path.abspath(self.home / str(frame)))
         if not row.get("path"):
             raise DataError(f"{self.table}: holds a row without a path. {AGAIN}")
-        return Path(os.path.abspath(str(row["path"])))
+        path = Path(str(row.get("working_folder") or ""), str(row["path"]))
+        if FRAME.search(path.name) and not _is_there(path):
+            raise DataError(
+                f"{self.table}: {row['path']} is a frame that was not kept. Run `unias predict` again with --frames."
+            )
+        return Path(os.path.abspath(path))
+
+    @staticmethod
+    def _is_lost(row: dict[str, Any], file: Path) -> bool:
+        told = row.get("frame") or row.get("working_folder") or Path(str(row["path"])).is_absolute()
+        return not told and not _is_there(file)
 
     def _name(self, file: Path) -> str:
         return file.relative_to(self.root).as_posix() if file.is_relative_to(self.root) else file.as_posix()
+
+
+def _is_there(file: Path) -> bool:
+    try:
+        return file.exists()
+    except OSError:  # a folder that may not be looked into
+        return False
 
 
 def _regions(mask: NDArray[np.bool_], told: list[tuple[list[float], float]], photo_score: float) -> Iterator[Marked]:
