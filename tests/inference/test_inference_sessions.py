@@ -14,7 +14,7 @@ from unias.calibration.cuts import rank_cut
 from unias.data.layouts import scan
 from unias.errors import UsageError
 from unias.inference.products import ProductInfo
-from unias.inference.sessions import describe, sessions
+from unias.inference.sessions import _named_date, describe, sessions
 
 
 def model(scores: dict[str, float]) -> Any:
@@ -79,3 +79,20 @@ def test_folders_below_good_are_sessions_and_trained_on(tmp_path: Path) -> None:
         "nut/train/good/monday/a.png",
         "nut/train/good/tuesday/b.png",
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "date"),
+    [
+        ("20240305.png", "2024-03-05"),
+        ("20240305101112.png", "2024-03-05"),
+        ("IMG_202403051011.png", "2024-03-05"),
+        ("20240305101112123.png", "2024-03-05"),
+        ("part 2024-03-05 b.png", "2024-03-05"),
+        ("202403059999.png", ""),  # no time of day: a number that only begins like a date
+        ("120240305.png", ""),
+        ("20241305.png", ""),
+    ],
+)
+def test_dates_in_names(name: str, date: str) -> None:
+    assert _named_date(f"bolt/train/good/{name}") == date

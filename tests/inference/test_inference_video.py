@@ -340,3 +340,12 @@ def test_progress_without_an_end(capsys: pytest.CaptureFixture[str]) -> None:
         advance(2, "a note")
     said = capsys.readouterr().err.splitlines()
     assert said == ["predicting: 1, 0 s", "predicting: 3, 0 s, a note"]
+
+
+def test_a_camera_in_a_list_is_not_waited_for(model: Any, camera: type[FakeCamera]) -> None:
+    """The first frame's result does not wait for the eighth frame."""
+    results = model.predict(["camera:0"])
+    next(results)
+    assert camera.opened[0].taken == 1
+    results.close()
+    assert camera.opened[0].released

@@ -157,7 +157,7 @@ class Model:
             levels: keep the level maps (supplement Fig. 3).
             image: keep the photo as the model saw it, though it has a path.
             batch_size: photos computed at once; None = 8, or fewer where they are tiled. Those of a camera are computed one by
-                one, as they come.
+                one, as they come; give 1 for an iterable whose photos come one by one too.
             on_error: called with a photo (or video) that cannot be read and its error, instead of raising.
             every: take every n-th frame of videos and cameras.
 
@@ -172,7 +172,8 @@ class Model:
             return next(self._results(iter([source]), product, levels, image, 1, None))
         photos = each_photo(source, every, on_error)
         at_once = batch_size or max(1, BATCH // self.config.tiling.views)
-        return self._results(photos, product, levels, image, 1 if is_camera(source) else at_once, on_error)
+        live = any(is_camera(one) for one in (source if isinstance(source, (list, tuple)) else [source]))
+        return self._results(photos, product, levels, image, 1 if live else at_once, on_error)
 
     def _results(
         self,
@@ -288,8 +289,8 @@ class Model:
         # Else it would pass: nothing is above a cut that is compared with no number.
         if not np.isfinite(anomaly_map).all():
             raise DataError(
-                f"{photo.path}: its anomaly map has values that are no numbers. Try --precision float32 and --device cpu; where "
-                "that does not help, the model's weights are broken: train it again."
+                f"{photo.path or photo.name or 'photo'}: its anomaly map has values that are no numbers. Try --precision float32 "
+                "and --device cpu; where that does not help, the model's weights are broken: train it again."
             )
         raw = score_of(maps, row, anomaly_map, info)
         failed = raw > info.cut.value

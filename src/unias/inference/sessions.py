@@ -18,7 +18,9 @@ from unias.errors import UsageError
 from unias.inference.predictor import Model
 from unias.inference.products import ProductInfo
 
-DATE = re.compile(r"(?<!\d)(20\d\d)[-_.]?(0[1-9]|1[0-2])[-_.]?(0[1-9]|[12]\d|3[01])(?!\d)")
+DATE = re.compile(  # a time of day may follow at once, as cameras write it: 20240305101112
+    r"(?<!\d)(20\d\d)[-_.]?(0[1-9]|1[0-2])[-_.]?(0[1-9]|[12]\d|3[01])(?=(?:[01]\d|2[0-3])[0-5]\d(?:[0-5]\d(?:\d{3})?)?(?!\d)|(?!\d))"
+)
 UNLIKELY = 0.01
 
 
