@@ -111,7 +111,7 @@ def test_resumed_is_the_whole_run(system: str, fit: Fit, monkeypatch: pytest.Mon
     monkeypatch.setattr(loop, "load_state", an_hour_before)
     cut, model = fit(system, "cut", resume=True)
     assert model.record["resumed_at"] == 4
-    assert 60 < model.record["minutes"] < 90  # of all sittings
+    assert 60 <= model.record["minutes"] < 90  # of all sittings
     assert model.record["peak_mib"] == 1e6
     assert sha256(whole / "model.safetensors") == sha256(cut / "model.safetensors")
 
