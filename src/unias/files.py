@@ -131,6 +131,11 @@ def require_utf8(paths: Iterable[Path]) -> None:
             ) from error
 
 
+def printable(value: Any) -> str:
+    """Text that UTF-8 can hold: bytes of a name that are not UTF-8 become escapes such as ``\\udce9``."""
+    return str(value).encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def write_text(path: Path | str, text: str) -> None:
     """Write ``text`` as UTF-8 with plain line feeds, whole or not at all."""
     with writing(path) as temporary:

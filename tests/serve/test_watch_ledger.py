@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from unias.errors import DataError
-from unias.serve.ledger import FILE, Entry, Ledger, printable
+from unias.files import printable
+from unias.serve.ledger import FILE, Entry, Ledger
 from unias.serve.tables import Tables
 
 COLUMNS = ("number", "path", "note")

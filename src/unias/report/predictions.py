@@ -19,7 +19,7 @@ from PIL import Image
 from unias.calibration.drift import DriftWatch
 from unias.data.decode import Photo, read_photo, to_display
 from unias.errors import DataError, Interrupted, UniasError
-from unias.files import claimed_folder, csv_line, explain_os_error, json_ready, writing
+from unias.files import claimed_folder, csv_line, explain_os_error, json_ready, printable, writing
 from unias.inference.pictures import heat, strip
 from unias.inference.predictor import Model
 from unias.inference.result import Result
@@ -237,11 +237,6 @@ def _working_folder() -> str:
         return printable(Path.cwd())
     except OSError:
         return ""
-
-
-def printable(value: Any) -> str:
-    """Text that UTF-8 can hold: bytes of a name that are not UTF-8 become escapes such as ``\\udce9``."""
-    return str(value).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def write_pictures(

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from unias.data.layouts import SKIPPED, SUFFIXES
 from unias.errors import DataError
-from unias.serve.ledger import Signature, printable
+from unias.files import printable
+from unias.serve.ledger import Signature
 
 MAX_BYTES = 1 << 31  # of one file; more than the largest photo that is decoded
 

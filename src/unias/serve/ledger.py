@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from unias.errors import DataError
-from unias.files import ensure_folder, json_ready
+from unias.files import ensure_folder, json_ready, printable
 
 FILE = "watch.sqlite3"
 VERSION = 1  # of the tables below
@@ -307,8 +307,3 @@ def letter_body(row: str) -> bytes:
     content = json.loads(row)
     head = json.dumps({"type": "photo.inspected", "id": content["id"], "timestamp": content["time"]})
     return f'{head[:-1]}, "data": {row}}}'.encode()
-
-
-def printable(path: Path | str) -> str:
-    """A path as text that UTF-8 can hold: bytes of a name that are not UTF-8 become escapes such as ``\\udce9``."""
-    return str(path).encode("utf-8", "backslashreplace").decode("utf-8")

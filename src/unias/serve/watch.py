@@ -20,11 +20,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from unias.errors import DataError, UsageError
+from unias.files import printable
 from unias.progress import Progress
 from unias.serve.away import finish, give_back, left_aside, put_away
 from unias.serve.courier import Courier
 from unias.serve.folder import Folder, Found, read_whole
-from unias.serve.ledger import Entry, Ledger, Signature, printable
+from unias.serve.ledger import Entry, Ledger, Signature
 from unias.serve.tables import Tables
 
 Row = dict[str, Any]
