@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unias.data.layouts import Sample
-from unias.data.split import hold_out, hold_out_products
+from unias.data.split import hold_out, hold_out_products, named
 from unias.errors import UsageError
 
 
@@ -86,3 +86,12 @@ def test_products_each_by_the_rule_and_from_good_training_photos_alone() -> None
     assert {p: (len(a), len(b)) for p, (a, b) in split.items()} == {"nut": (15, 15), "bolt": (2, 2)}
     assert {s.key for pair in split.values() for part in pair for s in part} == {s.key for s in samples}
     assert [s.key for s in split["nut"][1]] == hold_out([s.key for s in samples if s.product == "nut"], 1)[1]
+
+
+def test_a_photo_of_another_product_is_not_this_ones() -> None:
+    """Flat folders: two products may have photos of one name; groups have names that no folder bears."""
+    samples = [Sample(Path(f"/{folder}/1.png"), folder, "train", "good", None, "1.png") for folder in ("nut", "bolt")]
+    assert named(samples, "nut", {"nut", "bolt"})["1.png"].product == "nut"
+    assert named(samples, "bolt", {"nut", "bolt"})["1.png"].product == "bolt"
+    assert named(samples[1:], "nut", {"nut", "bolt"}) == {}
+    assert named(samples[:1], "group_1", {"group_1", "group_2"})["1.png"].product == "nut"

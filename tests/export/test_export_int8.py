@@ -16,11 +16,13 @@ import torch
 
 import unias
 from unias.config import Config
+from unias.data.decode import load_input, read_photo
 from unias.errors import DataError, ExportError
 from unias.export import export_model, int8
 from unias.export import layers as parts
 from unias.export.verify import Difference
 from unias.maps.detector import Detector
+from unias.maps.levels import to_input_size
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SHARED = Path(os.environ.get("UNIAS_SHARED", Path(__file__).resolve().parents[3] / "shared"))
@@ -217,8 +219,20 @@ def test_whole_way_on_real_photos(tiny_config: Config, tmp_path: Path, monkeypat
         assert theirs.cut.false_alarm_rate == ours.cut.false_alarm_rate
         for key, score in zip(theirs.held_out, theirs.held_out_scores, strict=True):
             assert exported.predict(data / key, product=theirs.name).raw_score == pytest.approx(score, rel=1e-4)
+    fuses_as_trained(exported.detector, trained.detector, data)
     results = list(exported.predict(data / "bottle" / "test"))
     assert {result.product for result in results} == {"bottle"}
     text = (made.folder / "card.md").read_text(encoding="utf-8")
     for layer in report["float"]:
         assert layer["name"] in text
+
+
+@torch.inference_mode()
+def fuses_as_trained(exported: Any, trained: Any, data: Path) -> None:
+    """The graph's own level maps, fused by the trained model's statistics, are its map: 8 bits measure none anew."""
+    photos = [read_photo(path) for path in sorted((data / "bottle" / "test" / "good").iterdir())]
+    images = torch.from_numpy(np.stack([load_input(photo.pixels, trained.size)[0] for photo in photos]))
+    product = torch.zeros(len(images), dtype=torch.int64)
+    maps = exported(images, product)
+    fused = to_input_size(trained.fuse(maps.levels, product), trained.size)
+    assert torch.allclose(maps.anomaly_map, fused, rtol=0, atol=1e-4 * float(fused.max()))

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from unias.bench.stamps import stamp_lines
+from unias.bench.variants import PARTS
 
 Document = Mapping[str, Any]
 ROW_HEADINGS = (
@@ -132,15 +133,16 @@ def _parts(parts: Mapping[str, Any]) -> list[str]:
     rows = [
         (
             f"batch {batch}",
-            *(f"{part['milliseconds'][name]:.2f}" for name in ("backbone", "backbone, NCHW", "the rest")),
+            *(f"{part['milliseconds'][name]:.2f}" for name in PARTS),
             f"{part['rest_over_backbone']:.2f}",
         )
         for batch, part in parts.items()
     ]
     headings = (
         "float32 eager, ms an image",
-        "backbone to stride 16 (channels last, as used)",
+        "backbone to stride 16 (channels last)",
         "the same in NCHW",
+        "channels last, norms folded (as used)",
         "all the rest",
         "rest over backbone",
     )

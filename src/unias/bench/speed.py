@@ -29,6 +29,7 @@ from unias.bench.startup import measure_startup
 from unias.bench.subjects import PHOTOS, Subject, export_subject, load_trained, random_subject, trained_subject, work_of
 from unias.bench.training import rows_of
 from unias.bench.variants import (
+    PARTS,
     SMALL_EAGER,
     YARDSTICK,
     Runner,
@@ -52,7 +53,6 @@ from unias.runtime import half_of, set_threads
 BATCHES = (1, PHOTOS)
 BLOCKS = {1: Block(3, 0.5, 50), PHOTOS: Block(1, 0.5, 20)}
 AUPRO = "AUPRO"
-PARTS = ("backbone", "backbone, NCHW", "the rest")
 LEFT_OUT = "not measured: left out by --rows-only"
 Row = dict[str, Any]
 

@@ -22,6 +22,7 @@ from unias.runtime import cpu_has_bfloat16, half_of
 
 YARDSTICK = "paper-plain"
 SMALL_EAGER = "small-eager"
+PARTS = ("backbone", "backbone, NCHW", "backbone, folded", "the rest")
 NO_BFLOAT16 = "not measured: this processor has no bfloat16 instructions"
 
 
@@ -34,7 +35,7 @@ class Variant:
         title: what the table calls it.
         model: paper or small.
         engine: eager (torch), onnx, openvino, or openvino-int8.
-        form: of heads and patch embedding in eager mode: plain (and the backbone in NCHW), or fused.
+        form: of heads and patch embedding in eager mode: plain (and the backbone in NCHW, its norms by themselves), or fused.
         precision: float32, bfloat16 (autocast), or int8.
         device: cpu or cuda.
         compiled: by torch.compile.
@@ -151,22 +152,25 @@ def prepare(detector: Detector, form: str) -> Detector:
         use_form(detector.unias, "plain")
         detector.backbone.network.to(memory_format=torch.contiguous_format)
     else:
-        detector.unias.fuse()
+        detector.compose()
+        detector.backbone.fold()
     return detector
 
 
 def parts_of(runner: Runner, images: Tensor) -> dict[str, Call]:
-    """The backbone alone, as used and in NCHW; and all the rest alone, from its features."""
+    """The backbone alone: as timm makes it in channels last and in NCHW, and with norms folded as used; and all the rest alone,
+    from its features."""
     detector = runner.detector
     assert isinstance(detector, Detector)
-    backbone = detector.backbone
-    plain = copy.deepcopy(backbone)
-    plain.network.to(memory_format=torch.contiguous_format)
+    folded = detector.backbone
+    backbone = copy.deepcopy(folded).to(memory_format=torch.channels_last)
+    plain = copy.deepcopy(folded).to(memory_format=torch.contiguous_format)
     with torch.inference_mode():
-        features = backbone(images)
+        features = folded(images)
     calls: dict[str, Callable[[], object]] = {
         "backbone": lambda: backbone(images),
         "backbone, NCHW": lambda: plain(images),
+        "backbone, folded": lambda: folded(images),
         "the rest": lambda: detector.from_features(features),
     }
     return {name: torch.inference_mode()(call) for name, call in calls.items()}

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from unias.calibration.ranks import Promise, cut_at, promise, promise_at
 
+MOST_FALSE_ALARMS = 0.2  # rate that the lowest cut which missed defects may ask for may promise
 FEW = 20  # held-out photos below which a kept promise is still a wide one: provisional
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,12 @@ def hold_out(keys: Sequence[str], seed: int, fraction: float = 0.2, at_least: in
     held = max(0, min(held, count - 1))
     ranked = sorted(keys, key=lambda key: (_rank(seed, key), key))
     return sorted(ranked[held:]), sorted(ranked[:held])
+
+
+def named(samples: Iterable[Sample], product: str, products: Collection[str]) -> dict[str, Sample]:
+    """{key: photo} of those that may be ``product``'s: keys of flat folders are bare names, and a photo of another of the
+    ``products`` is not this one's. (Groups have names of their own, which no folder bears.)"""
+    return {sample.key: sample for sample in samples if sample.product == product or sample.product not in products}
 
 
 def hold_out_products(

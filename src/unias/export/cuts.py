@@ -12,14 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from unias.calibration.cuts import lowered_cut, rank_cut
+from unias.calibration.cuts import MOST_FALSE_ALARMS, lowered_cut, rank_cut
 from unias.data.layouts import Sample
 from unias.errors import DataError
 from unias.inference.products import ProductInfo
 
-MOST = (
-    0.2  # rate at the lowest cut that missed defects may ask for, or what is promised already: as ``unias calibrate``
-)
 APART = 0.25  # a photo's score may differ from the stored one by this share of the larger, or it is another photo
 
 
@@ -84,7 +81,7 @@ def moved(product: ProductInfo, at_hand: Mapping[str, float], ratio: float) -> M
         # A defect that passes the trained model's cut would have taken more false alarms than were allowed.
         caught = [new for new, was in zip(missed, product.missed_scores, strict=True) if was > old.value]
         if caught:
-            cut, passing = lowered_cut(scores, wished, caught, max(MOST, old.promise.rate))
+            cut, passing = lowered_cut(scores, wished, caught, max(MOST_FALSE_ALARMS, old.promise.rate))
     return Moved(
         dataclasses.replace(product, cut=cut, held_out_scores=scores, missed_scores=missed),
         ratio,

@@ -2,15 +2,15 @@
 
     training photos, some set aside -> ranges
     those set aside -> every layer alone in 8 bits, on them and with drawn defects -> layers that may, layers that stay in float
-    training photos -> usual noise      of each product, by the 8-bit graph
     held-out photos -> cuts             by the 8-bit graph (``cuts``); then the comparison with the trained model
 
-No labels, no test photos.
+No labels, no test photos. Each product's statistics stay those of the trained model: measured again with the 8-bit graph they
+gain nothing, and rounding noise hides how little alike some products' parts are, which cost printed boards half of their
+precision (docs/LOG.md).
 """
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ from unias.progress import Progress
 CALIBRATION = 120  # training photos that ranges are read off
 MEASURED = 20  # training photos set aside, and as many with a defect, that layers are measured on
 COMPARED = 24  # held-out photos, and as many with a defect, that the result is compared on
-STATISTICS = 60  # training photos a product, at most, that its usual noise is measured on (as in training)
+STATISTICS = 60  # training photos a product, at most, that its lower cut is measured on (as in training)
 SAME = 8  # held-out photos a product, at most, that are looked at for being what they were
 RATIO = 20  # training photos a product, at most, that tell how scores move where held-out photos do not
 FEW = 5  # held-out photos at hand below which training photos tell it too
@@ -67,7 +67,6 @@ class Quantizer:
         assert isinstance(stored.detector, Detector)
         self.stored = stored
         self.original = stored.detector
-        self.trained = copy.deepcopy(stored.detector)  # its statistics become those of the 8-bit graph
         self.info = ExportInfo("openvino", pixels, stored.detector.unias.levels)
         self.progress = progress
         self.at_once = max(1, BATCH // stored.detector.tiling.views)
@@ -83,12 +82,9 @@ class Quantizer:
         is another than it was."""
         self._require_same()
         calibration = self._calibration()
-        model = to_openvino(self.trained, self.info.pixels)
+        model = to_openvino(self.original, self.info.pixels)
         chosen, measured = self._choose(model, calibration)
         quantised = self._quantise(model, calibration, chosen)
-        if self.trained.config.fusion == "mean":
-            self._refit(self._detector(quantised))
-            quantised = self._quantise(to_openvino(self.trained, self.info.pixels), calibration, chosen)
         detector = self._detector(quantised)
         cuts = self._cuts(detector)
         self.progress.say("comparing it with the trained model on held-out photos")
@@ -163,20 +159,6 @@ class Quantizer:
         return ExportedDetector(compile_openvino(model, output_names(self.info.levels)), self.info)
 
     # --- what good parts look like in 8 bits --------------------------------------------------------------
-
-    @torch.inference_mode()
-    def _refit(self, detector: ExportedDetector) -> None:
-        """Each product's usual noise, which 8 bits raise a little, measured as training did."""
-        for place, samples in enumerate(self.training):
-            kept: dict[int, list[torch.Tensor]] = {}
-            for _, images in self._batches(
-                spread([samples], STATISTICS), f"usual noise of {self.stored.products[place].name}"
-            ):
-                for level, values in detector(images, torch.full((len(images),), place)).levels.items():
-                    kept.setdefault(level, []).append(values)
-            levels = {level: torch.cat(values) for level, values in kept.items()}
-            config = self.trained.config
-            self.trained.statistics.fit_levels(place, levels, self.trained.local, config.local_spread)
 
     @torch.inference_mode()
     def _cuts(self, detector: ExportedDetector) -> list[Moved]:
@@ -263,7 +245,7 @@ def describe(report: dict[str, Any]) -> list[str]:
         "## 8 bits",
         "",
         f"{len(report['int8'])} layers compute in 8 bits, calibrated on {report['calibration_photos']} good training photos. "
-        "Statistics and cuts were measured again with the 8-bit graph.",
+        "Cuts were measured again with the 8-bit graph.",
         "",
         *(f"- {line}" for line in report.get("moved", [])),
         *([""] if report.get("moved") else []),

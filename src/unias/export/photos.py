@@ -16,7 +16,7 @@ from unias.config import Config
 from unias.data.decode import Photo, load_input, read_photo, to_display
 from unias.data.defects import draw_defect
 from unias.data.layouts import Sample, scan
-from unias.data.split import spaced
+from unias.data.split import named, spaced
 from unias.data.textures import TEXTURES, texture
 from unias.errors import DataError
 from unias.inference.products import ProductInfo
@@ -72,8 +72,7 @@ def _named(data: Path | str, products: Sequence[ProductInfo], wanted: Sequence[S
     there, names = scan(data).train(), {product.name for product in products}
     found = []
     for product, keys in zip(products, wanted, strict=True):
-        # Keys of flat folders are bare names: one of another product is not this one's. (Groups have names of their own.)
-        by_key = {sample.key: sample for sample in there if sample.product not in names - {product.name}}
+        by_key = named(there, product.name, names)
         found.append([by_key[key] for key in keys if key in by_key])
     return found
 

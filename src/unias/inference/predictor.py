@@ -62,6 +62,7 @@ class Model:
         self.detector = stored.detector.eval()
         if not isinstance(self.detector, ExportedDetector):
             self.detector.compose()
+            self.detector.backbone.fold()
         self._index = {product.name: place for place, product in enumerate(stored.products)}
 
     @classmethod

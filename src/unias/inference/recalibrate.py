@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from unias.calibration.cuts import Cut, lowered_cut, rank_cut, unpromised
+from unias.calibration.cuts import MOST_FALSE_ALARMS, Cut, lowered_cut, rank_cut, unpromised
 from unias.data.masks import read_mask, resize_mask
 from unias.errors import DataError, UsageError
 from unias.files import sha256
@@ -106,7 +106,7 @@ def recalibrate(
     good: Path | Sequence[Path] | None = None,
     missed: Path | Sequence[Path] | None = None,
     product: str | None = None,
-    most_false_alarms: float = 0.2,
+    most_false_alarms: float = MOST_FALSE_ALARMS,
     forget: Mapping[str, Added] | None = None,
     progress: Progress | None = None,
 ) -> tuple[tuple[ProductInfo, ...], list[Price], list[Path]]:

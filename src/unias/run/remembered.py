@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from unias.data.layouts import scan
+from unias.data.split import named
 from unias.errors import DataError, UsageError
 from unias.inference.products import ProductInfo
 from unias.progress import Progress
@@ -31,8 +32,7 @@ def remembered(products: Sequence[ProductInfo], data: Path, progress: Progress) 
     found, names = scan(data).train(), {product.name for product in products}
     split: Split = {}
     for product in products:
-        # Keys of flat folders are bare names: one of another product is not this one's. (Groups have names of their own.)
-        by_key = {sample.key: sample for sample in found if sample.product not in names - {product.name}}
+        by_key = named(found, product.name, names)
         missing = [key for key in product.train if key not in by_key]
         held = [by_key[key] for key in product.held_out if key in by_key]
         if missing or (product.held_out and not held):
