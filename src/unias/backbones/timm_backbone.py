@@ -53,7 +53,7 @@ class FrozenBackbone(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         self._folded = ()
-        return super()._apply(fn, recurse)
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         self._folded = ()
