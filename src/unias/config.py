@@ -142,6 +142,7 @@ class TrainConfig:
     checkpoint_minutes: float = 2.0  # how often the training state is kept for --resume
     hold_out: float = 0.2  # share of each product's good photos kept for the cut and nothing else
     hold_out_least: int = 20  # at least so many, or half of them
+    practice: int = 0  # drawn textures that steps see beside the photos of one or two products
     keep_photos: int = 0  # training photos a product that the model keeps for `unias extend`, as it saw them
 
     def __post_init__(self) -> None:
@@ -154,8 +155,8 @@ class TrainConfig:
             raise UsageError("batch_size, epochs and steps must be at least 1.")
         if self.minutes is not None and not 0 < self.minutes < float("inf"):
             raise UsageError(f"minutes: {self.minutes} must be above 0.")
-        if self.keep_photos < 0:
-            raise UsageError("keep_photos must be at least 0.")
+        if self.keep_photos < 0 or self.practice < 0:
+            raise UsageError("keep_photos and practice must be at least 0.")
         if not 0 <= self.hold_out < 1 or not 0 <= self.ema < 1:
             raise UsageError("hold_out and ema must be in [0, 1).")
         if not (0 < self.learning_rate < float("inf") and 0 < self.muon_rate < float("inf")):

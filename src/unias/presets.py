@@ -45,6 +45,7 @@ PRESETS: dict[str, Config] = {
             clip=1.0,
             schedule="cosine",
             warmup_steps=100,
+            practice=160,
             keep_photos=8,
             ema=0.998,
             cache=True,

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,16 @@ from unias.memory import peak_memory
 from unias.progress import Progress
 from unias.runtime import pick_precision, stamp
 from unias.systems.detector import SystemDetector
-from unias.training.batches import Batches, CachedBatches, ImageBatches, StepDataset, TurnedFeatures, turned_rows
+from unias.training.batches import (
+    Batches,
+    CachedBatches,
+    ImageBatches,
+    Joined,
+    Rows,
+    StepDataset,
+    TurnedFeatures,
+    turned_rows,
+)
 from unias.training.budget import Budget
 from unias.training.features import Features, Pixels, view_rows
 from unias.training.loop import Outcome, Trainer, build_fabric
@@ -72,6 +81,7 @@ class TrainingRun:
         self.products = tuple(split)
         self.augmentation = Augmentation("none")
         self.turned: TurnedFeatures | None = None
+        self.practice: Features | None = None  # what steps see beside the photos (``training.practice``)
         self.every = 1  # each ``every``-th photo is seen turned
         self.folded: dict[str, dict[str, float]] = {}  # {product: {key: score}} by models that did not see the photo
         self.lower: dict[int, float] = {}  # of each product, by its place: what ``fit_statistics`` finds
@@ -194,6 +204,7 @@ class TrainingRun:
             "peak_gpu_mib": torch.cuda.max_memory_allocated(self.device) / 2**20
             if self.device.type == "cuda"
             else None,
+            "practice": len(self.seen) - len(self.trained.samples),
             "turns": {name: list(self.augmentation.turns(name)) for name in self.products},
             **stamp(self.device),
         }
@@ -231,13 +242,21 @@ class TrainingRun:
         if rows:
             samples, turns = [self.trained.samples[index] for index, _ in rows], [turn for _, turn in rows]
             more = [Features(samples, self.backbone, self.config, self.device, self.progress, turns)]
-        if not self.trained.fits_cache(*more):
+        practice = [] if self.practice is None else [self.practice]
+        if not self.trained.fits_cache(*more, *practice):
             return
         self.trained.fill("features of training photos")
         for features in more:
             arrays = features.fill("features of turned photos")
             views = self.config.tiling.views
-            self.turned = TurnedFeatures(arrays, self.trained.samples, self.augmentation, views, self.every)
+            self.turned = TurnedFeatures(arrays, self.seen, self.augmentation, views, self.every)
+        for features in practice:
+            features.fill("features of drawn textures")
+
+    @property
+    def seen(self) -> list[Sample]:
+        """What steps see: the training photos, then the drawn pictures."""
+        return [*self.trained.samples, *([] if self.practice is None else self.practice.samples)]
 
     @property
     def rows(self) -> NDArray[np.int64] | None:
@@ -248,13 +267,16 @@ class TrainingRun:
         """What steps see: cached features, or photos through the backbone."""
         train, rows, views = self.config.train, self.rows, self.config.tiling.views
         if self.trained.arrays is not None:
-            names = [str(sample.path) for sample in self.trained.samples for _ in range(views)]
-            products = [index for index in self.indices() for _ in range(views)]
+            names = [str(sample.path) for sample in self.seen for _ in range(views)]
+            none = [len(self.products)] * (len(self.seen) - len(self.trained.samples))
+            products = [index for index in (*self.indices(), *none) for _ in range(views)]
             seen = None if rows is None else view_rows(rows, views)
-            return CachedBatches(
-                self.trained.arrays, names, products, train.batch_size, train.seed, self.device, self.turned, seen
-            )
-        samples = self.trained.samples if rows is None else [self.trained.samples[row] for row in rows]
+            arrays: Mapping[int, Rows] = self.trained.arrays
+            if self.practice is not None and self.practice.arrays is not None:
+                drawn = self.practice.arrays
+                arrays = {level: Joined(array, drawn[level]) for level, array in self.trained.arrays.items()}
+            return CachedBatches(arrays, names, products, train.batch_size, train.seed, self.device, self.turned, seen)
+        samples = self.seen if rows is None else [self.trained.samples[row] for row in rows]
         steps = StepDataset(
             samples, self.config.tiling, self.config.bits, self.augmentation, train.batch_size, train.seed
         )

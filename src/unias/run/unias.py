@@ -23,6 +23,7 @@ from unias.run.base import STATISTICS_PHOTOS, TrainingRun
 from unias.runtime import clock, keep_freed_memory, seed_everything
 from unias.training.features import Features, fit_standardize
 from unias.training.loop import Outcome
+from unias.training.practice import practice_pictures
 from unias.training.task import UniASTask
 
 DRAWN_SHARE = 0.06  # of the minutes, at most, for choosing fusions
@@ -43,6 +44,13 @@ class UniASRun(TrainingRun):
     def fit(self, home: Path, resume: bool, workers: int, loggers: list[Any]) -> tuple[Outcome, Detector]:
         """Features, weights, steps."""
         self.augment()
+        train = self.config.train
+        photos, products = len(self.trained.samples), len(self.products)
+        with practice_pictures(train.practice, photos, products, self.config.input_size) as drawn:
+            self.practice = self.photos(drawn) if drawn else None
+            return self._fit(home, resume, workers, loggers)
+
+    def _fit(self, home: Path, resume: bool, workers: int, loggers: list[Any]) -> tuple[Outcome, Detector]:
         config = self.config
         if config.train.cache:
             self.fill_cache()
@@ -50,7 +58,9 @@ class UniASRun(TrainingRun):
         keep_freed_memory()
         detector = build_detector(config, self.products, self.backbone).to(self.device)
         if config.model.standardize:
-            fit_standardize(detector.unias.standardize, self.trained.batches("feature statistics"))
+            found = [self.trained] if self.practice is None else [self.trained, self.practice]
+            batches = (batch for features in found for batch in features.batches("feature statistics"))
+            fit_standardize(detector.unias.standardize, batches)
         task = UniASTask(detector.unias, config.train)
         outcome = self.train(task, detector, self.batches(workers), home, resume, loggers)
         return outcome, detector.eval()

@@ -7,7 +7,7 @@ would have seen.
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -102,12 +102,33 @@ def turned_rows(samples: Sequence[Sample], augmentation: Augmentation, every: in
     return [(i, turn) for i, s in chosen for turn in augmentation.turns(s.product) if turn]
 
 
+class Rows(Protocol):
+    """What can be read by rows in ascending order."""
+
+    def __getitem__(self, rows: NDArray[np.int64], /) -> NDArray[Any]: ...
+
+
+class Joined:
+    """The rows of arrays one after the other, read as one array's."""
+
+    def __init__(self, *arrays: NDArray[Any]) -> None:
+        self.arrays = arrays
+
+    def __getitem__(self, rows: NDArray[np.int64], /) -> NDArray[Any]:
+        """(n,) ascending -> (n, ...)."""
+        found, start = [], 0
+        for array in self.arrays:
+            found.append(array[rows[(rows >= start) & (rows < start + len(array))] - start])
+            start += len(array)
+        return np.concatenate(found)
+
+
 class CachedBatches:
     """Batches out of memory-mapped features. ``rows``: which photo each place of an epoch shows; None = every photo once."""
 
     def __init__(
         self,
-        arrays: Arrays,
+        arrays: Mapping[int, Rows],
         names: Sequence[str],
         products: Sequence[int],
         batch_size: int,
