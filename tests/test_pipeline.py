@@ -351,6 +351,18 @@ def test_same_seed_same_weights_other_seed_others(retrain: Any, model_folder: Pa
     assert [p.held_out for p in other.model.products] != [p.held_out for p in again.model.products]
 
 
+def test_weights_by_chance_come_of_the_seed(retrain: Any, tiny_config: Config) -> None:
+    """The backbone's too, whatever chance was used for before in the process."""
+    config = dataclasses.replace(tiny_config, backbone=dataclasses.replace(tiny_config.backbone, weights="random"))
+    first = retrain("first", config=config, steps=1)
+    torch.rand(7)
+    again, other = retrain("again", config=config, steps=1), retrain("other", config=config, steps=1, seed=1)
+    assert same(first.folder, again.folder)
+    name = "backbone.network.conv_stem.weight"
+    ours, theirs = (load_file(run.folder / "model.safetensors")[name] for run in (first, other))
+    assert not torch.equal(ours, theirs)
+
+
 def test_cached_and_uncached_agree(retrain: Any, model_folder: Path, model: Model) -> None:
     """The cache keeps 16-bit floats, so the numbers differ a little and nothing else does."""
     uncached = retrain("uncached", cache=False)

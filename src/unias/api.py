@@ -24,7 +24,7 @@ from unias.run.base import Split, TrainingRun
 from unias.run.folds import Scores, fold_splits, out_of_fold, shared, without_resume
 from unias.run.system import SystemRun
 from unias.run.unias import UniASRun
-from unias.runtime import pick_device, set_threads
+from unias.runtime import pick_device, seed_everything, set_threads
 from unias.systems.registry import UNIAS, config_of, find
 from unias.training.checkpoint import STATE_FILE
 from unias.training.groups import group_photos
@@ -116,6 +116,7 @@ def train(
     ):
         dataset = check_photos(dataset, chosen.bits, skip_bad, progress)
         wish = chosen.train
+        seed_everything(wish.seed)  # a backbone with weights by chance is the same one too, when it is resumed as well
         net = build_backbone(chosen.backbone).to(place)
         if group is not None:
             dataset = group_photos(dataset, group, net, chosen, place, progress)
