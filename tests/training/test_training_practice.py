@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unias.data.decode import read_photo
-from unias.errors import UsageError
+from unias.errors import DataError, UsageError
 from unias.files import sha256
 from unias.presets import PRESETS
 from unias.training.batches import Joined
@@ -90,3 +90,15 @@ def test_beside_turned_photos(retrain: Callable[..., Any], tiny_data: Path, monk
     cached, direct = (retrain(name, recipe="auto", practice=8, cache=name == "cached") for name in ("cached", "direct"))
     assert cached.model.record["first_loss"] == pytest.approx(direct.model.record["first_loss"], rel=1e-2)
     assert cached.model.record["last_loss"] == pytest.approx(direct.model.record["last_loss"], rel=2e-2)
+
+
+def test_a_full_disk_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object, **kwargs: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("PIL.Image.Image.save", full)
+    with (
+        pytest.raises(DataError, match=r"0000\.png: a drawn texture cannot be written: No space left"),
+        practice_pictures(4, 9, 1, 16),
+    ):
+        pass

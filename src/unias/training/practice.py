@@ -3,7 +3,7 @@
 A network that sees photos of one product alone may find it enough to answer with the product's mean picture: screws alone stayed
 at chance after 2,800 steps, and found their defects after 800 with textures among them (docs/LOG.md). On pictures of which no two
 are alike only what follows the picture helps. Beside many products they gain nothing and take their steps. They are of no
-product: no statistics, fusions or cuts come of them.
+product: no product's statistics, fusions or cuts come of them, only the features' mean and deviation that all share.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from PIL import Image
 
 from unias.data.layouts import Sample
 from unias.data.textures import TEXTURES, texture
+from unias.errors import DataError
 
-PRODUCT = "drawn textures"
+PRODUCT = "/drawn textures"  # no folder bears it
 SHARE = 0.5  # of the number of photos, at most
 FEW = 2  # products beside which they are needed; more of them teach each other
 
@@ -31,6 +32,8 @@ def practice_pictures(wished: int, photos: int, products: int, size: int) -> Ite
     Args:
         wished: how many beside one product (``train.practice``); half of that beside two, none beside more, and never more than
             half as many as there are ``photos``.
+
+    Raises DataError where they cannot be written.
     """
     count = min(wished // products, int(SHARE * photos)) if products <= FEW else 0
     with tempfile.TemporaryDirectory(prefix="unias-practice-") if count else contextlib.nullcontext() as folder:
@@ -40,5 +43,10 @@ def practice_pictures(wished: int, photos: int, products: int, size: int) -> Ite
 def _draw(folder: Path, number: int, size: int) -> Sample:
     kind = list(TEXTURES)[number % len(TEXTURES)]
     path = folder / f"{number:04}.png"
-    Image.fromarray(texture((size, size), np.random.default_rng([number, 77]), kind)).save(path)
+    try:
+        Image.fromarray(texture((size, size), np.random.default_rng([number, 77]), kind)).save(path)
+    except OSError as error:
+        raise DataError(
+            f"{path}: a drawn texture cannot be written: {error.strerror or error}. Make room there, or set TMPDIR."
+        ) from error
     return Sample(path, PRODUCT, "train", "good", None, f"{PRODUCT}/{path.name}")
